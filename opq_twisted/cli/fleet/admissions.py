@@ -13,7 +13,7 @@ from opq_twisted.common.strict_json import MAX_NUMBER
 _MAX_SIZE = 1 << 20
 _MAX_LINES = 10_000
 
-#: Mistakes that are told.
+#: Wrong lines that an error names.
 _MAX_MISTAKES = 20
 
 _LINE = re.compile(r'"?([0-9]{1,16})"?\s*,\s*"?([0-9a-f]{32})"?', re.ASCII | re.IGNORECASE)
@@ -40,29 +40,35 @@ def read_admissions(path: Path) -> Sequence[Admission]:
     :raises FileInvalid: with all lines that are not in this format.
     :raises OSError: if the file cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(_MAX_SIZE + 1)
-    lines = content.decode("utf-8-sig", "replace").splitlines()
-    if len(content) > _MAX_SIZE or len(lines) > _MAX_LINES:
-        raise FileInvalid(f"{path}: give at most {_MAX_LINES} lines at once.")
     found, mistakes = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_read_lines(path), 1):
         text = line.strip()
         if not text or text.startswith("#") or text.replace(" ", "").lower() == _TITLES:
             continue
         match = _LINE.fullmatch(text)
         if match is None or int(match[1]) > MAX_NUMBER:
-            mistakes.append(str(number))
+            mistakes.append(number)
         else:
             found.append(Admission(number, int(match[1]), match[2].lower()))
     if mistakes:
-        named = ", ".join(mistakes[:_MAX_MISTAKES]) + (
-            ", …" if len(mistakes) > _MAX_MISTAKES else ""
-        )
         raise FileInvalid(
             f"{path}: not in the form BOX_ID,FINGERPRINT, a number and 32 hexadecimal digits: "
-            f"line {named}. Nothing was admitted."
+            f"line {_name(mistakes)}. Nothing was admitted."
         )
     if not found:
         raise FileInvalid(f"{path}: the file names no key.")
     return found
+
+
+def _read_lines(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        content = file.read(_MAX_SIZE + 1)
+    lines = content.decode("utf-8-sig", "replace").splitlines()
+    if len(content) > _MAX_SIZE or len(lines) > _MAX_LINES:
+        raise FileInvalid(f"{path}: give at most {_MAX_LINES} lines at once.")
+    return lines
+
+
+def _name(mistakes: Sequence[int]) -> str:
+    more = ", …" if len(mistakes) > _MAX_MISTAKES else ""
+    return ", ".join(map(str, mistakes[:_MAX_MISTAKES])) + more

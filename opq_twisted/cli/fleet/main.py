@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from opq_twisted.archive.name import parse_version
-from opq_twisted.cli.fleet.changing import admit, distrust, forget, hold, resume, widen
+from opq_twisted.cli.fleet.changes import admit, distrust, forget, hold, resume, widen
 from opq_twisted.cli.fleet.export import COLUMNS, export
-from opq_twisted.cli.fleet.reading import HELD, audit, box, boxes, release, releases, status
+from opq_twisted.cli.fleet.queries import HELD, audit, box, boxes, release, releases, status
 from opq_twisted.cli.parser import Command, Parser, add_command
 from opq_twisted.cli.program import run, say, say_json
 from opq_twisted.common.errors import InvalidName

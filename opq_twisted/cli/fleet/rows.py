@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from opq_twisted.cli.fleet.words import (
+from opq_twisted.cli.fleet.formats import (
     NEEDS,
     boxes,
     fingerprint,

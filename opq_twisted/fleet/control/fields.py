@@ -14,7 +14,11 @@ _DIGITS = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 
 class Fields:
-    """The fields of a query or of a JSON body; a field that is missing is None."""
+    """
+    The fields of a query or of a JSON body; a field that is missing is None.
+
+    All methods raise `RequestInvalid` if a field is there and has a wrong value.
+    """
 
     def __init__(self, content: Mapping[str, Any], *, are_texts: bool = False) -> None:
         """:param are_texts: whether numbers are written as texts."""
@@ -61,7 +65,7 @@ class Fields:
         return value
 
     def word(self, name: str) -> str | None:
-        """Read a name of lower-case letters, digits and hyphens."""
+        """Read a word of lower-case letters, digits and hyphens."""
         value = self._content.get(name)
         if value is not None and not (isinstance(value, str) and _WORD.fullmatch(value)):
             raise RequestInvalid(f"The field {name!r} must be a lower-case word.")
@@ -88,7 +92,7 @@ class Fields:
             raise RequestInvalid(f"The field {name!r} must be a list of at most {most} items.")
         return value
 
-    def required(self, name: str) -> int:
+    def required_number(self, name: str) -> int:
         """Read a number that must be there."""
         value = self.number(name)
         if value is None:

@@ -4,45 +4,45 @@ from collections.abc import Callable
 
 from opq_twisted.fleet.audit import AuditNote
 from opq_twisted.fleet.control.answers import answer_later
-from opq_twisted.fleet.control.changing import Change
+from opq_twisted.fleet.control.changes import MakeChange
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.overview import Content
 from opq_twisted.fleet.control.peer import uid_of, user_name
-from opq_twisted.fleet.control.reading import Query
+from opq_twisted.fleet.control.queries import MakeQuery
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 
 
-class Reading(PlainResource):
+class QueryResource(PlainResource):
     """Answers GET from the database."""
 
-    def __init__(self, database: Database, query: Query) -> None:
+    def __init__(self, database: Database, make_query: MakeQuery) -> None:
         super().__init__()
         self._database = database
-        self._query = query
+        self._make_query = make_query
 
     def render_GET(self, request: BoundedRequest) -> int:
-        """Answer when the database has."""
+        """Answer when the database has answered."""
         return answer_later(request, self._read(request))
 
     async def _read(self, request: BoundedRequest) -> Content:
-        return await self._database.read(self._query(Fields.of_query(request)))
+        return await self._database.read(self._make_query(Fields.of_query(request)))
 
 
-class Changing(PlainResource):
+class ChangeResource(PlainResource):
     """Changes the database by POST, in the name of the user who has connected."""
 
     def __init__(
         self,
         database: Database,
-        change: Change,
+        make_change: MakeChange,
         done: Callable[[Content], Content] = lambda content: content,
     ) -> None:
         """:param done: called after the commit; makes the answer."""
         super().__init__()
         self._database = database
-        self._change = change
+        self._make_change = make_change
         self._done = done
 
     def render_POST(self, request: BoundedRequest) -> int:
@@ -51,7 +51,7 @@ class Changing(PlainResource):
 
     async def _write(self, request: BoundedRequest) -> Content:
         fields, uid = Fields.of_body(request), uid_of(request.channel.transport)
-        change, because = self._change(fields), fields.text("because")
+        change, because = self._make_change(fields), fields.text("because")
         # The search for a name may take a while, in which reports must be stored.
         who = await self._database.read(lambda _: user_name(uid))
         note = AuditNote(who=who, because=because)

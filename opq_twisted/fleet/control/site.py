@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from opq_twisted.fleet.control.changing import Changes
+from opq_twisted.fleet.control.changes import Changes
 from opq_twisted.fleet.control.listener import SocketListener
 from opq_twisted.fleet.control.overview import Content
-from opq_twisted.fleet.control.reading import Reads
-from opq_twisted.fleet.control.resources import Changing, Reading
+from opq_twisted.fleet.control.queries import Queries
+from opq_twisted.fleet.control.resources import ChangeResource, QueryResource
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.http.connection_limits import ConnectionLimits
 from opq_twisted.http.request import BoundedRequest
@@ -45,20 +45,20 @@ def make_root(
     def of_the_pace(content: Content) -> Content:
         return {**content, "signs_here": pace_changed()}
 
-    for path, query in Reads(now, waiting_now).by_path().items():
-        root.putChild(path, Reading(database, query))
+    for path, query in Queries(now, waiting_now).by_path().items():
+        root.putChild(path, QueryResource(database, query))
     for path, change in (
         (b"hold", changes.hold),
         (b"resume", changes.resume),
         (b"widen", changes.widen),
     ):
-        root.putChild(path, Changing(database, change, of_the_pace))
+        root.putChild(path, ChangeResource(database, change, of_the_pace))
     for path, change in (
         (b"admit", changes.admit),
         (b"distrust", changes.distrust),
         (b"forget", changes.forget),
     ):
-        root.putChild(path, Changing(database, change))
+        root.putChild(path, ChangeResource(database, change))
     return root
 
 

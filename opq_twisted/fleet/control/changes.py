@@ -1,4 +1,4 @@
-"""What `opq-fleet` can change: each function makes one that changes the database."""
+"""What `opq-fleet` can change in the database."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,34 +17,34 @@ from opq_twisted.fleet.rollouts.rollout import Rollout
 from opq_twisted.trust.pace import ALL
 
 #: Changes the database; the note says who does, and why.
-Do = Callable[[Connection, AuditNote], Content]
+Change = Callable[[Connection, AuditNote], Content]
 
-#: Makes a function that changes the database, from the fields of a body.
-Change = Callable[[Fields], Do]
+#: Checks the fields of a body, and makes the change that they ask for.
+MakeChange = Callable[[Fields], Change]
 
 
 class Changes:
-    """Changes for the fields of a body; the time is an argument."""
+    """Makes a change from the fields of a request, by the name of the command."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         """:param now: gives seconds since the epoch."""
         self._now = now
 
-    def hold(self, fields: Fields) -> Do:
+    def hold(self, fields: Fields) -> Change:
         """Let no box install a release by itself."""
         return self._order(fields, orders.hold)
 
-    def resume(self, fields: Fields) -> Do:
+    def resume(self, fields: Fields) -> Change:
         """Let boxes install a held release again."""
         at_bp = fields.number("at_bp", ALL)
         return self._order(fields, partial(orders.resume, at_bp=at_bp))
 
-    def widen(self, fields: Fields) -> Do:
+    def widen(self, fields: Fields) -> Change:
         """Let more boxes install a release."""
         to_bp = fields.number("to_bp", ALL)
         return self._order(fields, partial(orders.widen, to_bp=to_bp))
 
-    def admit(self, fields: Fields) -> Do:
+    def admit(self, fields: Fields) -> Change:
         """Trust keys."""
         wanted = [_admission(item) for item in fields.items("keys", admission.MAX_KEYS)]
 
@@ -54,7 +54,7 @@ class Changes:
 
         return change
 
-    def distrust(self, fields: Fields) -> Do:
+    def distrust(self, fields: Fields) -> Change:
         """Turn a key away from now on."""
         key = fields.text("key")
 
@@ -64,7 +64,7 @@ class Changes:
 
         return change
 
-    def forget(self, fields: Fields) -> Do:
+    def forget(self, fields: Fields) -> Change:
         """Delete a box, and its attempts."""
         name = fields.text("name")
 
@@ -74,8 +74,8 @@ class Changes:
 
         return change
 
-    def _order(self, fields: Fields, give: Callable[[Connection, Order], Rollout]) -> Do:
-        release, channel = fields.required("release"), fields.word("channel")
+    def _order(self, fields: Fields, give: Callable[[Connection, Order], Rollout]) -> Change:
+        release, channel = fields.required_number("release"), fields.word("channel")
 
         def change(connection: Connection, note: AuditNote) -> Content:
             order = Order(note=note, release=release, channel=channel, now=self._now())
@@ -91,4 +91,4 @@ def _admission(item: object) -> Admission:
     key_id = fields.hexadecimal("key_id")
     if not key_id:
         raise RequestInvalid("The field 'key_id' is missing.")
-    return Admission(fields.required("box_id"), key_id)
+    return Admission(fields.required_number("box_id"), key_id)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from opq_twisted.cli.fleet import words
+from opq_twisted.cli.fleet import formats
 from opq_twisted.cli.fleet.admissions import read_admissions
 from opq_twisted.cli.fleet.client import FleetClient, FleetFailed, KeysRefused
 from opq_twisted.cli.program import say, say_json, warn
@@ -40,8 +40,8 @@ def admit(options: argparse.Namespace) -> None:
                 warn(f"line {keys[position].line}: {sentence}")
         raise FleetFailed(f"{options.file}: {error}") from None
     replaced = done.integer("replaced")
-    note = f" They replace {words.count(replaced, 'older key')}." if replaced else ""
-    _say_done(options, done, f"Admitted: {words.count(done.integer('admitted'), 'key')}.{note}")
+    note = f" They replace {formats.count(replaced, 'older key')}." if replaced else ""
+    _say_done(options, done, f"Admitted: {formats.count(done.integer('admitted'), 'key')}.{note}")
 
 
 def distrust(options: argparse.Namespace) -> None:
@@ -50,7 +50,7 @@ def distrust(options: argparse.Namespace) -> None:
     _say_done(
         options,
         done,
-        f"The key {done.text('key_id')} of box {words.name(done)} is distrusted. To trust it "
+        f"The key {done.text('key_id')} of box {formats.name(done)} is distrusted. To trust it "
         "again, admit it.",
     )
 
@@ -58,8 +58,8 @@ def distrust(options: argparse.Namespace) -> None:
 def forget(options: argparse.Namespace) -> None:
     """Delete a box and its attempts; it comes back with its next report, if it sends one."""
     done = FleetClient(options.socket).post("forget", because=options.because, name=options.box)
-    keys = words.count(done.integer("keys"), "key")
-    attempts = words.count(done.integer("attempts"), "attempt")
+    keys = formats.count(done.integer("keys"), "key")
+    attempts = formats.count(done.integer("attempts"), "attempt")
     _say_done(options, done, f"Deleted: {keys} and {attempts}.")
 
 
@@ -68,14 +68,14 @@ def _change_pace(options: argparse.Namespace, what: str, **more: int | None) -> 
         what, because=options.because, release=options.release, channel=options.channel, **more
     )
     when = (
-        "This server signs a new timestamp now: boxes see it at their next look."
+        "This server signs a new timestamp now: boxes see it at their next check."
         if done.flag("signs_here")
         else "Boxes see it when the server with the timestamp's key has signed a new one, within "
         "some seconds."
     )
     release = wording.version(done.integer("release"))
     channel = done.text("channel")
-    _say_done(options, done, f"Release {release} in {channel} is {words.pace(done)}. {when}")
+    _say_done(options, done, f"Release {release} in {channel} is {formats.pace(done)}. {when}")
 
 
 def _say_done(options: argparse.Namespace, done: Document, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""What `opq-fleet` can ask for: each function makes one that reads the database."""
+"""What `opq-fleet` can ask from the database."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,18 +10,20 @@ from opq_twisted.fleet.control.overview import Content, overview, release_page
 from opq_twisted.fleet.keys.removal import BoxUnknown, matching
 from opq_twisted.fleet.queries import pages
 
-Read = Callable[[Connection], Content]
+#: Reads the database.
+Query = Callable[[Connection], Content]
 
-#: Makes a function that reads the database, from the fields of a query.
-Query = Callable[[Fields], Read]
+#: Checks the fields of a request, and makes the query that they ask for.
+MakeQuery = Callable[[Fields], Query]
 
+#: Seconds.
 _DAY = 86400
-#: A century.
+#: Days: a century.
 _MAX_DAYS = 36525
 
 
-class Reads:
-    """Reads for the fields of a query; the time is an argument."""
+class Queries:
+    """Makes a query from the fields of a request, by the name of the resource."""
 
     def __init__(self, now: Callable[[], float], waiting_now: Callable[[], int]) -> None:
         """
@@ -31,7 +33,7 @@ class Reads:
         self._now = now
         self._waiting_now = waiting_now
 
-    def status(self, _fields: Fields) -> Read:
+    def status(self, _fields: Fields) -> Query:
         """Show the state of the fleet."""
         waiting = self._waiting_now()
         return lambda connection: {
@@ -39,20 +41,20 @@ class Reads:
             "waiting_now": waiting,
         }
 
-    def release(self, fields: Fields) -> Read:
+    def release(self, fields: Fields) -> Query:
         """Show a release."""
-        release = fields.required("release")
+        release = fields.required_number("release")
         return lambda connection: release_page(connection, release, self._now())
 
-    def releases(self, fields: Fields) -> Read:
+    def releases(self, fields: Fields) -> Query:
         """List the rollouts, the last announced first."""
         return _pages("rollouts", fields, "before", pages.list_rollouts)
 
-    def audit(self, fields: Fields) -> Read:
+    def audit(self, fields: Fields) -> Query:
         """List the changes by people, the last one first."""
         return _pages("changes", fields, "before", pages.list_changes)
 
-    def boxes(self, fields: Fields) -> Read:
+    def boxes(self, fields: Fields) -> Query:
         """List the keys of boxes that a filter lets through."""
         days = fields.number("not_seen_for", _MAX_DAYS)
         wanted = pages.BoxFilter(
@@ -64,7 +66,7 @@ class Reads:
         )
         return _pages("boxes", fields, "after", partial(pages.list_boxes, wanted=wanted))
 
-    def box(self, fields: Fields) -> Read:
+    def box(self, fields: Fields) -> Query:
         """Show the keys of a box, and its last attempts."""
         name = fields.text("name")
         condition = matching(name)
@@ -78,7 +80,7 @@ class Reads:
 
         return read
 
-    def attempts(self, fields: Fields) -> Read:
+    def attempts(self, fields: Fields) -> Query:
         """List the attempts of all boxes."""
         after = fields.number("after") or 0, fields.hexadecimal("after_attempt")
         limit = _limit(fields)
@@ -86,8 +88,8 @@ class Reads:
             "attempts", pages.list_attempts(connection, after, limit), limit
         )
 
-    def by_path(self) -> Mapping[bytes, Query]:
-        """Return the functions by the names of their resources."""
+    def by_path(self) -> Mapping[bytes, MakeQuery]:
+        """Return the methods by the names of their resources."""
         return {
             b"status": self.status,
             b"boxes": self.boxes,
@@ -104,7 +106,7 @@ def _pages(
     fields: Fields,
     key: str,
     query: Callable[[Connection, int | None, int], list[pages.Row]],
-) -> Read:
+) -> Query:
     last, limit = fields.number(key), _limit(fields)
     return lambda connection: _page(name, query(connection, last, limit), limit)
 

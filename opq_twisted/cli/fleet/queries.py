@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Iterable, Iterator
 
-from opq_twisted.cli.fleet import rows, words
+from opq_twisted.cli.fleet import formats, rows
 from opq_twisted.cli.fleet.client import FleetClient
 from opq_twisted.cli.fleet.tables import say_table
 from opq_twisted.cli.program import say, say_json
@@ -99,7 +99,7 @@ def release(options: argparse.Namespace) -> int:
         say_json(found.content)
         return _exit_code(found)
     _say_channels(found)
-    _say_row("Run by", [words.boxes(found.integer("boxes"))])
+    _say_row("Run by", [formats.boxes(found.integer("boxes"))])
     _say_row("Bad for", map(rows.bad_line, found.parts("bad")))
     _say_row("Changes", (rows.change_line(each) for each in found.parts("changes")))
     return _exit_code(found)

@@ -1,15 +1,15 @@
-"""Describes boxes, rollouts and attempts in words."""
+"""Formats the values of boxes, rollouts and attempts."""
 
 import re
 
 from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common import wording
 
-#: The beginning of a fingerprint that is enough to name it: 12 digits, or more if they could be
-#: the number of a box.
+#: The part of a fingerprint that `opq-fleet` shows and takes: 12 digits, or more if these could
+#: be the number of a box.
 _SHORT = re.compile(r"[0-9]{12,}.|.{0,12}")
 
-#: What needs somebody, in the order of its urgency: a name in JSON, and the words for it.
+#: The reasons why boxes need somebody, the most urgent first: the name in JSON, and the words.
 NEEDS = {
     "silent": "silent since an installation began",
     "cloned": "with a key that two boxes use",
@@ -43,7 +43,7 @@ def name(box: Document) -> str:
 
 
 def fingerprint(key_id: str) -> str:
-    """Shorten a fingerprint to what still names it."""
+    """Shorten a fingerprint to a part that `opq-fleet` still takes as one."""
     found = _SHORT.match(key_id)
     return key_id if found is None else found[0]
 
