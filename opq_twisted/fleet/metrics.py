@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from opq_twisted.fleet.reports.inbox import Inbox
 from opq_twisted.fleet.reports.resource import ReportResource
 from opq_twisted.fleet.rollouts.rollout import Rollout, find
-from opq_twisted.fleet.store.database import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.schema import attempt, box, rollout
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.report.codes import Outcome
@@ -110,7 +110,7 @@ class FleetMetrics(Collector):
         try:
             self._figures = await self._read(count)
             self._is_away = False
-        except StoreAway:
+        except StoreUnavailable:
             # The inbox logs that.
             self._figures, self._is_away = Figures(), True
         except Exception:

@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, execute
 
 from opq_twisted.fleet.control.site import ControlRequest, make_root
-from opq_twisted.fleet.store.away import StoreAway
 from opq_twisted.fleet.store.database import Database
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.http.site import BoundedSite
 from tests.helpers import http_exchange
 from tests.helpers.fleet_rows import NOW
@@ -36,7 +36,7 @@ class DatabaseInPlace:
 
     def _run(self, run: Callable[..., _T], function: Callable[[Connection], _T]) -> _T:
         if self.is_away:
-            raise StoreAway("The database of the fleet cannot be used: the disk is full.")
+            raise StoreUnavailable("The database of the fleet cannot be used: the disk is full.")
         return run(function)
 
 

@@ -21,7 +21,7 @@ from opq_twisted.fleet.audit import AuditNoteInvalid
 from opq_twisted.fleet.keys.admission import NotAdmitted
 from opq_twisted.fleet.keys.removal import BoxUnknown
 from opq_twisted.fleet.rollouts.orders import RolloutUnknown
-from opq_twisted.fleet.store.database import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 
@@ -38,7 +38,7 @@ _CODES: Mapping[type[OpqError], int] = {
     AuditNoteInvalid: BAD_REQUEST,
     BoxUnknown: NOT_FOUND,
     RolloutUnknown: NOT_FOUND,
-    StoreAway: SERVICE_UNAVAILABLE,
+    StoreUnavailable: SERVICE_UNAVAILABLE,
 }
 
 

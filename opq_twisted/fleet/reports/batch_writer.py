@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 
 from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.incoming import Incoming
-from opq_twisted.fleet.store.database import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 
 #: How often a batch is written that comes into conflict.
 _TRIES = 4
@@ -43,7 +43,7 @@ class BatchWriter:
         """
         Store a batch as a whole; returns the answers after the commit.
 
-        :raises StoreAway: if the database cannot be used, or does not take the content.
+        :raises StoreUnavailable: if the database cannot be used, or does not take the content.
         """
         for tries_left in reversed(range(_TRIES)):
             try:
@@ -51,19 +51,19 @@ class BatchWriter:
                     lambda connection: self._apply(connection, batch)
                 )
                 break
-            except StoreAway as error:
+            except StoreUnavailable as error:
                 if not tries_left or not _is_conflict(error):
                     raise
             await deferLater(self._clock, random.uniform(0, _PAUSE))  # noqa: S311
         return answers
 
 
-def is_refused(error: StoreAway) -> bool:
+def is_refused(error: StoreUnavailable) -> bool:
     """Whether the database can be used, but does not take this content."""
     return isinstance(error.__cause__, (DataError, IntegrityError))
 
 
-def _is_conflict(error: StoreAway) -> bool:
+def _is_conflict(error: StoreUnavailable) -> bool:
     """Whether another server process was in the way, and the same can be tried again at once."""
     cause = error.__cause__
     # Both may have added the same key.

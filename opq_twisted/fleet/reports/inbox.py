@@ -15,7 +15,7 @@ from opq_twisted.common.log import RepeatedLine
 from opq_twisted.fleet.reports.answer import Answer, refuse_for_now
 from opq_twisted.fleet.reports.batch_writer import Apply, BatchWriter, Write, is_refused
 from opq_twisted.fleet.reports.incoming import Incoming
-from opq_twisted.fleet.store.database import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 
 #: Reports in one batch.
 MAX_BATCH = 500
@@ -141,7 +141,7 @@ class Inbox(Service):
             self._found()
             for each, answer in zip(batch, answers, strict=True):
                 each.answer(answer)
-        except StoreAway as error:
+        except StoreUnavailable as error:
             if len(batch) == 1 and is_refused(error):
                 self._report_error(error)
             elif is_refused(error):
@@ -161,10 +161,10 @@ class Inbox(Service):
                 return
 
     def _give_up(self) -> None:
-        self._lose(StoreAway(f"The database has not stored a batch in {BATCH_TIMEOUT} seconds."))
+        self._lose(StoreUnavailable(f"The database needs more than {BATCH_TIMEOUT} s for a batch."))
 
-    def _lose(self, error: StoreAway) -> None:
-        """Turn everything away: the database is away."""
+    def _lose(self, error: StoreUnavailable) -> None:
+        """Turn all reports away, and the next ones too: the database cannot be used."""
         if not self.is_away:
             self._log.error("Reports get 503 for now. {error}", error=error)
         self.is_away = True

@@ -21,8 +21,8 @@ from opq_twisted.fleet.retention.expiry import (
     delete_boxes,
     retire_boxes,
 )
-from opq_twisted.fleet.store.away import StoreAway
 from opq_twisted.fleet.store.database import Database
+from opq_twisted.fleet.store.errors import StoreUnavailable
 
 #: Seconds between two looks whether a day is over.
 _PERIOD = 600.0
@@ -53,7 +53,7 @@ class DailyCleanup(Heartbeat):
         try:
             await self._count_days(now)
             await self._delete(await self._database.read(lambda store: calendar(store, now)))
-        except StoreAway as error:
+        except StoreUnavailable as error:
             self._log.warn("No old rows were deleted: {error}", error=error)
             return
         self._done = today

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from opq_twisted.fleet.rollouts.announce import announce, look_up
 from opq_twisted.fleet.settings import Rollouts
-from opq_twisted.fleet.store.database import Database, StoreAway
+from opq_twisted.fleet.store.database import Database
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.trust.pace import ChannelRelease, Pace, PaceUnknown
 
 
@@ -30,6 +31,6 @@ class DatabasePaces:
             paces = self._database.read_now(lambda store: look_up(store, releases, mode))
             if paces is None:
                 paces = self._database.write_now(lambda store: announce(store, releases, mode, now))
-        except StoreAway as error:
+        except StoreUnavailable as error:
             raise PaceUnknown(str(error)) from error
         return paces

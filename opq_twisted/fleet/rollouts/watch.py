@@ -10,7 +10,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from opq_twisted.fleet.rollouts.rollout import Rollout, find
-from opq_twisted.fleet.store.away import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.schema import rollout
 from opq_twisted.fleet.store.states import RolloutState
 
@@ -39,7 +39,7 @@ class RolloutWatch(Service):
         look: Callable[[], Deferred[list[Rollout]]],
         observers: Sequence[Callable[[], None]],
     ) -> None:
-        """:param look: returns the current rollouts; fails with StoreAway."""
+        """:param look: returns the current rollouts; fails with StoreUnavailable."""
         self._look = look
         self._observers = observers
         self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._compare()))
@@ -64,7 +64,7 @@ class RolloutWatch(Service):
         with self._log.failuresHandled("looking for changed rollouts failed"):
             try:
                 found = await self._look()
-            except StoreAway:
+            except StoreUnavailable:
                 found = None
             if found != self._last:
                 self._last = found

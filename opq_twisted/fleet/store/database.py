@@ -13,17 +13,18 @@ from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from opq_twisted.common.errors import CannotStart
-from opq_twisted.fleet.store.away import StoreAway as StoreAway
-from opq_twisted.fleet.store.away import WrongDatabase, sentence
 from opq_twisted.fleet.store.engine import WRITES, has_password, make_engine, sqlite_file
-from opq_twisted.fleet.store.migrate import Tables, tables, upgrade
+from opq_twisted.fleet.store.errors import StoreUnavailable, WrongDatabase, describe
+from opq_twisted.fleet.store.migrate import Tables, find_tables, upgrade
 from opq_twisted.fleet.store.room import require_room
 from opq_twisted.fleet.store.sqlite_file import Identity
 
 _T = TypeVar("_T")
 
+_REPLACED = "The file of the fleet's database was replaced just now."
+
 _MIGRATE = (
-    "The database of the fleet is not the one of this program yet. "
+    "The tables of the fleet's database are not those of this program yet. "
     "Migrate it: opq-fleet migrate --fleet-db URL."
 )
 
@@ -32,8 +33,8 @@ class Database:
     """
     Runs functions on the database, each in a transaction of its own, off the reactor's thread.
 
-    A function gets a connection of SQLAlchemy, and must not keep it. The next one finds a new
-    connection after any failure, so that a database that is back is used again.
+    A function gets a connection of SQLAlchemy, and must not keep it. After a failure the next
+    function gets a new connection, so that a database that is back is used again.
     """
 
     _log = Logger()
@@ -80,9 +81,9 @@ class Database:
         except SQLAlchemyError as error:
             if self._file is not None:
                 raise CannotStart(
-                    f"{sentence(error)} Look at {self._file.path}, or restore a backup."
+                    f"{describe(error)} Look at {self._file.path}, or restore a backup."
                 ) from None
-            self._log.warn("{why} Reports are refused until it is there.", why=sentence(error))
+            self._log.warn("{why} Reports are refused until it is there.", why=describe(error))
 
     def start(self) -> None:
         """Start the threads."""
@@ -100,12 +101,12 @@ class Database:
         Run a function that changes the database; its result comes after the commit.
 
         If it raises an error, nothing is changed, and the Deferred fails with that error; with
-        StoreAway if the database is to blame.
+        StoreUnavailable if the database is to blame.
         """
         return deferToThreadPool(self._reactor, self._writers, self.write_now, change)
 
     def write_with_room(self, change: Callable[[Connection], _T]) -> Deferred[_T]:
-        """Do as `write`, but fail with StoreAway if the disk of SQLite's file is nearly full."""
+        """Do as `write`, but fail with StoreUnavailable if SQLite's disk is nearly full."""
 
         def change_with_room(connection: Connection) -> _T:
             if self._file is not None:
@@ -133,11 +134,11 @@ class Database:
         except (DataError, IntegrityError, ProgrammingError) as error:
             # The database is well, but the function is wrong: somebody has to see where.
             self._log.failure("A question to the database of the fleet is wrong")
-            raise StoreAway(sentence(error)) from error
+            raise StoreUnavailable(describe(error)) from error
         except SQLAlchemyError as error:
-            raise StoreAway(sentence(error)) from error
+            raise StoreUnavailable(describe(error)) from error
         except WrongDatabase as error:
-            raise StoreAway(str(error)) from error
+            raise StoreUnavailable(str(error)) from error
 
     @contextmanager
     def _transaction(self, writes: bool) -> Iterator[Connection]:
@@ -152,9 +153,9 @@ class Database:
     @contextmanager
     def _in_place(self) -> Iterator[None]:
         """
-        Fail if the database is another one than before, also if it has become so meanwhile.
+        Fail if the file of the database was replaced before or during a transaction.
 
-        A file that was removed or replaced takes commits as before, and nobody reads them again.
+        SQLite would write into the old file without an error, and nobody would read that again.
         """
         checked = self._enter()
         try:
@@ -163,7 +164,7 @@ class Database:
             with self._lock:
                 self._active -= 1
         if self._identity() != checked:
-            raise StoreAway("The file of the fleet's database was replaced just now.")
+            raise StoreUnavailable(_REPLACED)
         if self._file is not None:
             self._file.note_log()
 
@@ -172,7 +173,7 @@ class Database:
             found = self._identity()
             if found != self._checked:
                 if self._active:
-                    raise StoreAway("The file of the fleet's database was replaced just now.")
+                    raise StoreUnavailable(_REPLACED)
                 self.engine.dispose()
                 if self._file is not None:
                     self._file.remove_old_log()
@@ -183,11 +184,11 @@ class Database:
 
     def _check_tables(self) -> None:
         if self._file is not None:
-            # It may be a backup from before a migration. A new one is made by a start only.
-            upgrade(self.engine, empty=False)
+            # It may be a backup from before a migration. Only a start makes tables in an empty one.
+            upgrade(self.engine, may_be_empty=False)
             return
         with self.engine.connect() as connection:
-            if tables(connection) is not Tables.CURRENT:
+            if find_tables(connection) is not Tables.CURRENT:
                 raise WrongDatabase(_MIGRATE)
 
     def _identity(self) -> Identity | tuple[()]:
@@ -196,7 +197,7 @@ class Database:
         try:
             return self._file.identity()
         except OSError as error:
-            raise StoreAway(
+            raise StoreUnavailable(
                 f"The database of the fleet {self._file.path} is not there any more: "
                 f"{error.strerror}. Restore a backup, or restart the server to begin with an "
                 "empty one."

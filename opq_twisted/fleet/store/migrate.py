@@ -11,8 +11,8 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from opq_twisted.fleet.store.away import StoreAway, WrongDatabase, sentence
 from opq_twisted.fleet.store.engine import WRITES, make_engine, sqlite_file
+from opq_twisted.fleet.store.errors import StoreUnavailable, WrongDatabase, describe
 from opq_twisted.fleet.store.schema import VERSION_TABLE
 
 #: The key of PostgreSQL's lock, which is one for each database.
@@ -20,18 +20,18 @@ _LOCK = 0x6F7071
 
 
 class Tables(Enum):
-    """What the tables of a database are."""
+    """Which tables a database has."""
 
-    #: There are none.
+    #: None.
     NONE = "none"
     #: Those of an older program.
     OLDER = "older"
     CURRENT = "current"
 
 
-def tables(connection: Connection) -> Tables:
+def find_tables(connection: Connection) -> Tables:
     """
-    Return what the tables are.
+    Find out which program the tables are from.
 
     :raises WrongDatabase: if they are those of a newer program, or of another one.
     """
@@ -57,25 +57,25 @@ def tables(connection: Connection) -> Tables:
     return Tables.CURRENT if revision == script.get_current_head() else Tables.OLDER
 
 
-def upgrade(engine: Engine, *, empty: bool = True) -> bool:
+def upgrade(engine: Engine, *, may_be_empty: bool = True) -> bool:
     """
-    Make the tables those of this program, in one transaction; returns whether they were not.
+    Make or migrate the tables, in one transaction; returns whether there was anything to do.
 
     Several processes that do so at once wait for each other.
 
-    :param empty: whether a database without tables gets them.
-    :raises WrongDatabase: as `tables`, or if it is empty and must not be.
+    :param may_be_empty: whether a database without tables gets them.
+    :raises WrongDatabase: as `find_tables`, or if the database is empty and must not be.
     """
     with engine.execution_options(**{WRITES: True}).begin() as connection:
         if engine.dialect.name == "postgresql":
-            # The limits of a short transaction are none for this one.
+            # A migration may take longer than other transactions may.
             for setting in ("statement_timeout", "lock_timeout"):
                 connection.execute(text(f"SET LOCAL {setting} = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        found = tables(connection)
+        found = find_tables(connection)
         if found is Tables.CURRENT:
             return False
-        if found is Tables.NONE and not empty:
+        if found is Tables.NONE and not may_be_empty:
             raise WrongDatabase(
                 "The database of the fleet is empty suddenly. Restore a backup, or restart the "
                 "server to begin with an empty one."
@@ -99,7 +99,7 @@ def migrate_database(url: str) -> bool:
     try:
         return upgrade(engine)
     except SQLAlchemyError as error:
-        raise StoreAway(sentence(error)) from None
+        raise StoreUnavailable(describe(error)) from None
     finally:
         engine.dispose()
 

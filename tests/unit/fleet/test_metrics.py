@@ -15,7 +15,7 @@ from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.inbox import Inbox
 from opq_twisted.fleet.reports.resource import ReportResource
 from opq_twisted.fleet.rollouts.rollout import Rollout, add
-from opq_twisted.fleet.store.database import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.states import BoxState, RolloutState
 from tests.helpers.apply_case import ApplyCase
 from tests.helpers.reporting_box import NEW, NOW, OLD, ReportingBox, attempt
@@ -182,7 +182,7 @@ class FleetMetricsTests(ApplyCase):
         self.counted()
         self.clock.advance(PERIOD)
         self.series()
-        self.waiting.pop()[1].errback(StoreAway("It is away."))
+        self.waiting.pop()[1].errback(StoreUnavailable("It is away."))
         series = self.series()
         self.assertEqual(series["opq_fleet_store_up",], 0)
         self.assertNotIn(("opq_fleet_boxes", "stable", "known"), series)
@@ -192,7 +192,7 @@ class FleetMetricsTests(ApplyCase):
     def test_back(self) -> None:
         """A report that is stored shows at once that the database is back."""
         self.series()
-        self.waiting.pop()[1].errback(StoreAway("It is away."))
+        self.waiting.pop()[1].errback(StoreUnavailable("It is away."))
         self.assertEqual(self.series()["opq_fleet_store_up",], 0)
         self.inbox.put(ReportingBox().send())
         self.assertEqual(self.series()["opq_fleet_store_up",], 1)

@@ -13,7 +13,7 @@ from opq_twisted.fleet.reports.enrolment import (
     EnrolmentPolicy,
     NewKeyCounts,
 )
-from opq_twisted.fleet.store.database import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.schema import box as box_table
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.apply_case import ApplyCase
@@ -254,6 +254,6 @@ class TestTooMany(ApplyCase):
         batch = [box.send() for box in boxes]
         self.write(lambda connection: connection.exec_driver_sql("DROP TABLE attempt"))
         for _ in range(2):
-            self.assertRaises(StoreAway, self.apply, *batch)
+            self.assertRaises(StoreUnavailable, self.apply, *batch)
         self.flushLoggedErrors(SQLAlchemyError)
         self.assertFalse(self.policy.new_keys.is_full("192.0.2.1", NOW, Counter()))

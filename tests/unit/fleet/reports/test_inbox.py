@@ -19,7 +19,7 @@ from opq_twisted.fleet.reports.inbox import (
     Inbox,
 )
 from opq_twisted.fleet.reports.incoming import Incoming
-from opq_twisted.fleet.store.database import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from tests.helpers.box_fakes import logged
 from tests.helpers.reporting_box import NOW, ReportingBox
 
@@ -42,9 +42,9 @@ class Conflict(Exception):
     sqlstate = "40P01"
 
 
-def away(cause: Exception | None = None) -> StoreAway:
+def away(cause: Exception | None = None) -> StoreUnavailable:
     """Make the error of a database, with what SQLAlchemy said."""
-    error = StoreAway("The database of the fleet cannot be used: it is gone.")
+    error = StoreUnavailable("The database of the fleet cannot be used: it is gone.")
     error.__cause__ = cause
     return error
 

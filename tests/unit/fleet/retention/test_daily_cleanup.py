@@ -19,7 +19,7 @@ from opq_twisted.fleet.retention.expiry import (
     delete_boxes,
     retire_boxes,
 )
-from opq_twisted.fleet.store.away import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.schema import attempt, audit, box, day
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.store_case import StoreCase, on_each_database
@@ -190,7 +190,7 @@ class TestExpiry(_Case):
         self.assertFalse(self.write(lambda store: delete_audit(store, now)))
         self.assertEqual(self.count(audit), 2)
         ahead = now + 100 * DAY
-        self.assertRaises(StoreAway, self.write, lambda store: delete_audit(store, ahead))
+        self.assertRaises(StoreUnavailable, self.write, lambda store: delete_audit(store, ahead))
         self.flushLoggedErrors()
         self.assertEqual(self.count(audit), 2)
 
@@ -284,7 +284,7 @@ class TestRetention(_Case):
         find = self.database._in_place
 
         def fail() -> Any:
-            raise StoreAway("The disk is full.")
+            raise StoreUnavailable("The disk is full.")
 
         self.patch(self.database, "_in_place", fail)
         with capturedLogs() as events:

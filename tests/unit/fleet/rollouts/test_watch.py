@@ -8,7 +8,7 @@ from opq_twisted.fleet.rollouts.announce import announce
 from opq_twisted.fleet.rollouts.orders import hold
 from opq_twisted.fleet.rollouts.rollout import Rollout
 from opq_twisted.fleet.rollouts.watch import PERIOD, RolloutWatch, current_rollouts
-from opq_twisted.fleet.store.away import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.states import RolloutState
 from tests.helpers.store_case import on_each_database
 from tests.unit.fleet.rollouts.test_orders import RELEASE, OrdersTestCase, named
@@ -62,7 +62,7 @@ class RolloutWatchTests(SynchronousTestCase):
     def test_database_away(self) -> None:
         """They are called when the database goes, and when it is back."""
         self.watch.startService()
-        self.assertCalled(1, StoreAway("It is away."))
+        self.assertCalled(1, StoreUnavailable("It is away."))
         self.assertCalled(1, [rollout(100)])
 
     def test_unexpected_error(self) -> None:

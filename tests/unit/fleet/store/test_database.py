@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.store import watched_socket
-from opq_twisted.fleet.store.away import StoreAway
 from opq_twisted.fleet.store.database import Database
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.migrate import migrate_database
 from opq_twisted.fleet.store.schema import rollout
 from tests.helpers.postgres import Postgres
@@ -36,7 +36,7 @@ class _Case(StoreCase):
     """Looks at sentences."""
 
     def assert_away(self, part: str, change: Any = None) -> None:
-        sentence = str(self.assertRaises(StoreAway, self.write, change or add(99)))
+        sentence = str(self.assertRaises(StoreUnavailable, self.write, change or add(99)))
         self.assertIn(part, sentence)
         self.assertNotIn("\n", sentence)
         self.assertTrue(sentence.endswith("."), sentence)
@@ -152,7 +152,7 @@ class TestFileAway(_Case):
         """A removed file takes no rows, is not made anew, and goes on when it is back."""
         away = self.path.rename(self.path.with_name("away"))
         self.assert_away("is not there any more: No such file")
-        self.assertRaises(StoreAway, self.read, releases)
+        self.assertRaises(StoreUnavailable, self.read, releases)
         self.assertFalse(self.path.exists())
         away.rename(self.path)
         self.write(add(2))
@@ -214,7 +214,7 @@ class TestFileAway(_Case):
             self.assert_away("was replaced just now")
             return releases(connection)
 
-        self.assertRaises(StoreAway, self.read, read)
+        self.assertRaises(StoreUnavailable, self.read, read)
         self.write(add(2))
         self.assertEqual(self.read(releases), [1, 2])
 
@@ -267,7 +267,9 @@ class TestServerAway(SynchronousTestCase):
         self.database.write_now(add(1))
 
     def assert_away(self, change: Any = None) -> None:
-        sentence = str(self.assertRaises(StoreAway, self.database.write_now, change or add(99)))
+        sentence = str(
+            self.assertRaises(StoreUnavailable, self.database.write_now, change or add(99))
+        )
         self.assertNotIn("\n", sentence)
         self.assertTrue(sentence.endswith("."), sentence)
 
@@ -280,7 +282,7 @@ class TestServerAway(SynchronousTestCase):
         self.server.stop()
         try:
             self.assert_away()
-            self.assertRaises(StoreAway, self.database.read_now, releases)
+            self.assertRaises(StoreUnavailable, self.database.read_now, releases)
         finally:
             self.server.start()
         self.assert_back()
@@ -292,7 +294,7 @@ class TestServerAway(SynchronousTestCase):
             late = Database(None, self.url)
             self.addCleanup(late.engine.dispose)
             late.prepare()
-            self.assertRaises(StoreAway, late.read_now, releases)
+            self.assertRaises(StoreUnavailable, late.read_now, releases)
         finally:
             self.server.start()
         self.assertEqual(late.read_now(releases), [1])

@@ -22,7 +22,7 @@ import sys
 import time
 from sqlalchemy import func, insert, select
 from opq_twisted.fleet.store.database import Database
-from opq_twisted.fleet.store.away import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.schema import audit
 database = Database(None, sys.argv[1])
 number = database.read_now(lambda c: c.scalar(select(func.max(audit.c.at)))) or 0
@@ -37,7 +37,7 @@ while True:
         try:
             database.write_now(write)
             break
-        except StoreAway:
+        except StoreUnavailable:
             time.sleep(0.05)
     print(int(number), flush=True)
 """

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, delete, insert, inspect, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from opq_twisted.common.errors import CannotStart, OpqError
-from opq_twisted.fleet.store.away import StoreAway, WrongDatabase
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.fleet.store.engine import make_engine
-from opq_twisted.fleet.store.migrate import Tables, migrate_database, tables, upgrade
+from opq_twisted.fleet.store.errors import StoreUnavailable, WrongDatabase
+from opq_twisted.fleet.store.migrate import Tables, find_tables, migrate_database, upgrade
 from opq_twisted.fleet.store.schema import VERSION_TABLE, audit, metadata
 from tests.helpers.project import PROJECT
 from tests.helpers.store_case import StoreCase, on_each_database
@@ -50,7 +50,9 @@ class TestTables(StoreCase):
         expected = {name: list(table.c.keys()) for name, table in metadata.tables.items()}
         self.assertEqual(found, expected)
         wrong = text("INSERT INTO rollout VALUES (1, 'stable', 'x', '', 1, 1, 'held', 1, 1)")
-        self.assertRaises(StoreAway, self.write, lambda connection: connection.execute(wrong))
+        self.assertRaises(
+            StoreUnavailable, self.write, lambda connection: connection.execute(wrong)
+        )
         self.flushLoggedErrors()
 
     def test_again(self) -> None:
@@ -171,7 +173,7 @@ class TestInterruptedMigration(_Empty):
                 self.assertEqual(process.stdout.readline(), "stopped\n")
                 process.send_signal(signal.SIGKILL)
             with closing(self.database.engine.connect()) as connection:
-                self.assertIs(tables(connection), Tables.NONE)
+                self.assertIs(find_tables(connection), Tables.NONE)
         self.assertTrue(migrate_database(self.url))
         self.assertFalse(migrate_database(self.url))
 
@@ -190,16 +192,16 @@ class TestFirstStart(_Empty):
         """A database of SQLite is migrated by itself; PostgreSQL waits for the operator."""
         if self.database.engine.dialect.name == "sqlite":
             self.database.prepare()
-            self.assertIs(self.read(tables), Tables.CURRENT)
+            self.assertIs(self.read(find_tables), Tables.CURRENT)
         else:
             error = self.assertRaises(CannotStart, self.database.prepare)
             self.assertIn("opq-fleet migrate --fleet-db", str(error))
 
     def test_use(self) -> None:
         """A running server makes no tables in a database that became empty."""
-        self.assertRaises(StoreAway, self.read, tables)
+        self.assertRaises(StoreUnavailable, self.read, find_tables)
         with self.database.engine.connect() as connection:
-            self.assertIs(tables(connection), Tables.NONE)
+            self.assertIs(find_tables(connection), Tables.NONE)
 
 
 class TestMigrateCommand(StoreCase):

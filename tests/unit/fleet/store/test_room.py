@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from opq_twisted.fleet.store.away import StoreAway
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.schema import box
 from tests.helpers.store_case import StoreCase, on_each_database
 
@@ -51,7 +51,7 @@ class TestRoom(StoreCase):
         stored.addBoth(result.append)
         if result == [None]:
             return True
-        self.assertIsInstance(result[0].value, StoreAway)
+        self.assertIsInstance(result[0].value, StoreUnavailable)
         self.assertIn("Make room there.", str(result[0].value))
         return False
 
@@ -92,5 +92,5 @@ class TestRoom(StoreCase):
         """A folder that is gone is told in a sentence."""
         if not self.on_postgresql:
             Path(self.url.removeprefix("sqlite:///")).unlink()
-            failure = self.failureResultOf(self.database.write_with_room(add), StoreAway)
+            failure = self.failureResultOf(self.database.write_with_room(add), StoreUnavailable)
             self.assertIn("not there any more", str(failure.value))

@@ -5,15 +5,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from opq_twisted.common.errors import OpqError
 
 
-class StoreAway(OpqError):
-    """The database cannot be used now; nothing was changed as far as anybody was told."""
+class StoreUnavailable(OpqError):
+    """The database cannot be used now. A change may have been made, but nobody was told so."""
 
 
 class WrongDatabase(OpqError):
     """The tables of the database are not those of this program."""
 
 
-def sentence(error: SQLAlchemyError) -> str:
+def describe(error: SQLAlchemyError) -> str:
     """Return the sentence for an error of a database."""
     text = str(getattr(error, "orig", None) or error).strip()
     reason = text.splitlines()[0].rstrip(".") if text else type(error).__name__
