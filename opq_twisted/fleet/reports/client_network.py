@@ -21,8 +21,15 @@ def find_network(request: BoundedRequest, trusted: Sequence[Network]) -> str | N
         return client
     lines = request.requestHeaders.getRawHeaders(b"X-Forwarded-For", ())
     for host in reversed(b",".join(lines).split(b",")):
-        name = host.strip().decode("ascii", "replace")[:64]
+        name = _without_port(host.strip().decode("ascii", "replace")[:64])
         network = client_network(name, tuple(trusted)) if name else None
         if network is not None:
             return network
     return None
+
+
+def _without_port(name: str) -> str:
+    """Return an address alone: some proxies add the port, which differs with each connection."""
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0] if name.count(":") == 1 else name
