@@ -29,12 +29,14 @@ from tests.functional.processes import (
 from tests.helpers.certificates import make_certificate
 from tests.helpers.documentation import Block, blocks, commands
 
-README, SERVER, BOX, TROUBLES = (
+README, SERVER, BOX, FLEET, PRIVACY, TROUBLES = (
     ROOT / name
     for name in (
         "README.md",
         "docs/operating-a-server.md",
         "docs/operating-a-box.md",
+        "docs/operating-a-fleet.md",
+        "docs/privacy.md",
         "docs/troubleshooting.md",
     )
 )
@@ -44,6 +46,7 @@ RELEASE = 1547860803
 _NGINX = "tests/functional/test_nginx.py"
 _OPERATOR = "tests/functional/test_opq_box.py"
 _PACKAGING = "tests/functional/test_packaging.py"
+_FLEET, _BACKUP = "tests/functional/test_opq_fleet.py", "tests/unit/fleet/store/test_backup.py"
 _DEB, _IMAGE, _VM = "tests/deb/__main__.py", "tests/image/__main__.py", "tests/vm/package.py"
 
 #: Commands that another test runs: the file of that test, and the words in it.
@@ -134,6 +137,19 @@ ELSEWHERE = {
         "tests/vm/golden_image.py",
         "/current/box-configuration-daemon/golden-image",
     ),
+    "opq-fleet status": (_FLEET, '("status",)'),
+    'opq-fleet hold 1547860803 --because "two boxes do not measure any more"': (
+        _FLEET,
+        '"hold", RELEASE, "--because"',
+    ),
+    "opq-fleet migrate --fleet-db postgresql://opq@db.example.org/fleet": (
+        "tests/unit/cli/fleet/test_main.py",
+        '"migrate", "--fleet-db", url',
+    ),
+    "pg_dump --format=custom --file=/var/backups/fleet.dump "
+    "postgresql://opq@db.example.org/fleet": (_BACKUP, '"--format=custom", f"--file='),
+    "pg_restore --no-owner --exit-on-error --dbname=postgresql://opq@db.example.org/fleet "
+    "/var/backups/fleet.dump": (_BACKUP, '"--no-owner", "--exit-on-error"'),
     "man -l build/man/opq-box.1": ("tests/unit/test_manuals.py", '"-man"'),
     ". build/completions/bash/opq-box": ("tests/unit/test_manuals.py", "completions/bash/"),
 }
@@ -161,6 +177,10 @@ UNTRIED = {
     "systemctl enable --now opq-box-agent.socket": "a box with systemd",
     "systemctl start opq-box-agent": "a box with systemd",
     "usermod --append --groups release anna": "a server with this user",
+    "sudo -u postgres createuser opq": "a machine with a PostgreSQL of its own",
+    "sudo -u postgres createdb --owner=opq fleet": "a machine with a PostgreSQL of its own",
+    "systemctl stop opq-update-server": "a server with systemd",
+    "systemctl start opq-update-server": "a server with systemd",
 }
 
 #: The commands that are run here, in a folder that stands for the machines of the pages.
@@ -243,6 +263,15 @@ TYPED = {
     "opq-box history",
     "opq-box report --show",
     "opq-box log",
+    "/opt/opq-update-server/bin/pip install --require-hashes --no-deps -r requirements-fleet.lock",
+    "opq-update-server --updates-dir updates --fleet-db sqlite:///fleet.db "
+    "--fleet-socket fleet.sock",
+    "opq-fleet status --socket fleet.sock",
+    "sqlite3 /var/lib/opq-update-server/fleet.db \"VACUUM INTO '/var/backups/fleet.db'\"",
+    "cd /var/lib/opq-update-server",
+    "rm -f fleet.db fleet.db-wal fleet.db-shm",
+    "install --owner=opq-update-server --group=opq-update-server --mode=600 /var/backups/fleet.db "
+    "fleet.db",
     "python3 -c 'import sys, sysconfig; "
     'print(sys.version, sysconfig.get_config_var("MULTIARCH"))\'',
 }
@@ -267,6 +296,7 @@ exec {program} "$@"
     "install": """\
 if [ "$1" = -d ] && [ "$2" = -o ]; then shift 5 && set -- -d "$@"; fi
 if [ "$1" = -o ]; then shift 2; fi
+if [ "${{1#--owner}}" != "$1" ]; then shift 2; fi
 exec {program} "$@"
 """,
     "rsh": 'shift && exec sh -c "$*"\n',
@@ -282,7 +312,7 @@ def test_no_command_is_forgotten() -> None:
     """Each command of the pages is run here, run elsewhere, or known to be run by no test."""
     found = {
         command
-        for page in (README, SERVER, BOX, TROUBLES)
+        for page in (README, SERVER, BOX, FLEET, PRIVACY, TROUBLES)
         for block in blocks(page.read_text(encoding="utf-8"))
         for command in commands(block.script)
     }
@@ -362,7 +392,7 @@ class Place:
     async def type(self, block: Block, folder: Path) -> str:
         """Run the commands of a block; returns their output."""
         lines = [self._here(command) for command in typed(block)]
-        servers = [line for line in lines if re.search("opq-update-server --(?!output)", line)]
+        servers = [line for line in lines if re.match(r"\S*opq-update-server --", line)]
         script = "\n".join(line for line in lines if line not in servers)
         environment = [f"{name}={value}" for name, value in self._environment().items()]
         status, out, error = await run(
@@ -375,7 +405,7 @@ class Place:
             skip("this test needs a package index")
         assert status == 0, f"{block.section}:\n{script}\n{out}{error}"
         for line in servers:
-            await self._serve(line)
+            await self._serve(line, folder)
         return out
 
     async def offers(self, version: int) -> None:
@@ -387,21 +417,21 @@ class Place:
             lambda answer: answer[0] == 206,
         )
 
-    async def _serve(self, command: str) -> None:
+    async def _serve(self, command: str, folder: Path) -> None:
         """Start a server as the command says."""
-        server = await self._start(command)
+        server = await self._start(command, folder)
         if "--timestamp-key" in command:
             await server.says("signed timestamp")
             self.server, self._signing = server, command
 
     async def serve_again(self) -> None:
         """Start the signing server again; its earlier timestamp is fresh enough."""
-        self.server = await self._start(self._signing)
+        self.server = await self._start(self._signing, self.checkout)
 
-    async def _start(self, command: str) -> Server:
+    async def _start(self, command: str, folder: Path) -> Server:
         """Start a server on a free port, with the updates directory."""
         port = f"--port tcp:0:interface=127.0.0.1 --updates-dir {self.updates}"
-        script = f"cd {self.checkout} && exec {command} {port}"
+        script = f"cd {folder} && exec {command} {port}"
         return await self._spawn("bash", "-c", script, env=self._environment()).ready()
 
 
@@ -412,7 +442,7 @@ def _paths() -> str:
 @pytest_twisted.ensureDeferred
 async def test_pages(spawn: Spawn, tmp_path: Path) -> None:
     """The pages lead to a server, a signed release, and a box that accepts it."""
-    for program in ("rsync", "curl", "scp"):
+    for program in ("rsync", "curl", "scp", "sqlite3"):
         require(program)
     place = Place(tmp_path, spawn)
     for block in blocks(README.read_text(encoding="utf-8")):
@@ -421,6 +451,7 @@ async def test_pages(spawn: Spawn, tmp_path: Path) -> None:
     assert (place.checkout / "updates" / str(UpdateName(RELEASE))).is_file()
 
     await operate_a_server(place)
+    await operate_a_fleet(place)
     await operate_a_box(place)
 
 
@@ -472,8 +503,24 @@ async def on_several_servers(place: Place, parts: Iterable[Block]) -> None:
     await place.serve_again()
 
 
+async def operate_a_fleet(place: Place) -> None:
+    """Run the commands of docs/operating-a-fleet.md."""
+    folder = place.folder / "fleet"
+    lib, backups = (place.folder / "var" / name for name in ("lib/opq-update-server", "backups"))
+    for each in (folder, lib, backups):
+        each.mkdir(parents=True)
+    for block in blocks(FLEET.read_text(encoding="utf-8")):
+        out = await place.type(block, place.checkout if "requirements" in block.script else folder)
+        if "fleet.sock" in block.script and "status" in block.script:
+            assert "0 boxes" in out
+            # This is the database of the commands that follow.
+            (lib / "fleet.db").symlink_to(folder / "fleet.db")
+    assert not (lib / "fleet.db").is_symlink()
+    assert (lib / "fleet.db").read_bytes() == (backups / "fleet.db").read_bytes() != b""
+
+
 async def operate_a_box(place: Place) -> None:
-    """Run the commands of docs/operating-a-box.md and docs/troubleshooting.md."""
+    """Run the commands of docs/operating-a-box.md, docs/privacy.md and docs/troubleshooting.md."""
     assert place.server is not None
     home, box = place.folder / "home" / "opq", place.box
     (place.checkout / str(UpdateName(RELEASE))).unlink()
@@ -488,6 +535,7 @@ async def operate_a_box(place: Place) -> None:
         out = await place.type(block, home if on_the_box else place.checkout)
         if "opq-box check" in block.script:
             assert "up to date" in out
-    for block in blocks(TROUBLES.read_text(encoding="utf-8")):
-        await place.type(block, home)
+    for page in (PRIVACY, TROUBLES):
+        for block in blocks(page.read_text(encoding="utf-8")):
+            await place.type(block, home)
     assert (place.folder / "etc" / "opq" / "web_password").read_text().startswith("$scrypt$")
