@@ -1,6 +1,6 @@
-"""What happens with the rollouts when a timestamp names its releases."""
+"""Brings the rollouts in the database up to date when a timestamp names its releases."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import evolve
 from sqlalchemy import Connection, and_, or_, select
@@ -8,6 +8,7 @@ from sqlalchemy import Connection, and_, or_, select
 from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.rollouts.rollout import Rollout, add, find, percent, save
 from opq_twisted.fleet.rollouts.steps import first_step
+from opq_twisted.fleet.rollouts.transitions import begin, carry_on, supersede
 from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.schema import audit, rollout
 from opq_twisted.fleet.store.states import RolloutState
@@ -23,9 +24,6 @@ _RESTORER = AuditNote(
     because="The signed timestamp holds it, and nobody has resumed it: the database is an older "
     "backup.",
 )
-
-#: Returns the share of the first step.
-_FirstStep = Callable[[], int]
 
 
 def announce(
@@ -95,7 +93,7 @@ def _plan(
             before = known[which]
             if _has_lost_hold(connection, before, release):
                 before = evolve(before, state=_S.HELD, since=now)
-            planned[which] = go_on(before, release, mode, first, now)
+            planned[which] = carry_on(before, release, mode, first, now)
         else:
             planned[which] = begin(release, mode, first, now)
     return planned
@@ -105,7 +103,7 @@ def _has_lost_hold(connection: Connection, before: Rollout, release: ChannelRele
     """
     Whether the database is a backup from before a hold.
 
-    The timestamp holds the release, and nobody has ever resumed it. Without this look, all boxes
+    The timestamp holds the release, and nobody has ever resumed it. Without this, all boxes
     would install it as soon as the backup is restored, before an operator can hold it again.
     """
     if before.state not in _GOING or release.last is None or release.last.state != HELD:
@@ -137,58 +135,3 @@ def _paces(
     # With `ask`, a share that is signed later must not go out at once, whatever becomes of the
     # database until then.
     return {each.channel: each.pace for each in current if mode == "ask" or each.state != _S.DONE}
-
-
-def supersede(before: Rollout, now: float) -> Rollout:
-    """Return a rollout whose channel names another release, or none."""
-    if before.is_superseded:
-        return before
-    return evolve(before, state=_S.SUPERSEDED, was_held=before.is_held, since=now)
-
-
-def begin(release: ChannelRelease, mode: Rollouts, first: _FirstStep, now: float) -> Rollout:
-    """Make the rollout of a release that the database does not know."""
-    last, ceiling = release.last, release.ceiling_bp
-    if release.critical or (last is None and mode == "off"):
-        bp = ceiling
-    else:
-        # A timestamp names the release already if the database is new, or comes from a backup.
-        bp = min(ceiling, first() if last is None else last.bp)
-    held = last is not None and last.state == HELD
-    return Rollout(
-        channel=release.channel,
-        release=release.version,
-        sha256=release.sha256,
-        ceiling_bp=ceiling,
-        bp=bp,
-        state=_S.HELD if held else _S.DONE if bp == ceiling else _S.BAKING,
-        critical=release.critical,
-        was_held=False,
-        announced_at=now,
-        since=now,
-    )
-
-
-def go_on(
-    before: Rollout, release: ChannelRelease, mode: Rollouts, first: _FirstStep, now: float
-) -> Rollout:
-    """Continue the rollout of a release that the database knows."""
-    is_other = before.sha256 not in (None, release.sha256)
-    if before.is_superseded or (is_other and mode == "ask"):
-        # Other bytes under the same version are another release for a step, but not for a hold.
-        new = begin(release, mode, first, now)
-        return evolve(new, state=_S.HELD) if before.is_held or before.was_held else new
-    ceiling = release.ceiling_bp
-    terms = evolve(before, ceiling_bp=ceiling, critical=release.critical, sha256=release.sha256)
-    if before.is_held:
-        return evolve(terms, bp=min(before.bp, ceiling))
-    if release.critical or (before.state == _S.DONE and mode == "off"):
-        return _at(terms, ceiling, _S.DONE, now)
-    if before.state == _S.DONE and ceiling > before.ceiling_bp:
-        bp = min(ceiling, max(before.bp, first()))
-        return _at(terms, bp, _S.DONE if bp == ceiling else _S.BAKING, now)
-    return evolve(terms, bp=min(before.bp, ceiling))
-
-
-def _at(terms: Rollout, bp: int, state: RolloutState, now: float) -> Rollout:
-    return evolve(terms, bp=bp, state=state, since=terms.since if terms.state == state else now)

@@ -35,14 +35,14 @@ class RolloutWatchTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.found: list[Rollout] | Exception = [rollout(100)]
-        self.looks = self.calls = 0
-        self.watch = RolloutWatch(self.clock, self.look, [self.called])
+        self.queries = self.calls = 0
+        self.watch = RolloutWatch(self.clock, self.read, [self.called])
 
     def called(self) -> None:
         self.calls += 1
 
-    def look(self) -> Deferred[list[Rollout]]:
-        self.looks += 1
+    def read(self) -> Deferred[list[Rollout]]:
+        self.queries += 1
         return fail(self.found) if isinstance(self.found, Exception) else succeed(self.found)
 
     def assertCalled(self, times: int, found: list[Rollout] | Exception) -> None:
@@ -54,6 +54,7 @@ class RolloutWatchTests(SynchronousTestCase):
     def test_changes(self) -> None:
         """They are called at the start, and once after each change."""
         self.watch.startService()
+        self.clock.advance(0)
         self.assertEqual(self.calls, 1)
         self.assertCalled(0, [rollout(100)])
         self.assertCalled(1, [rollout(500)])
@@ -62,6 +63,7 @@ class RolloutWatchTests(SynchronousTestCase):
     def test_database_away(self) -> None:
         """They are called when the database goes, and when it is back."""
         self.watch.startService()
+        self.clock.advance(0)
         self.assertCalled(1, StoreUnavailable("It is away."))
         self.assertCalled(1, [rollout(100)])
 
@@ -74,10 +76,10 @@ class RolloutWatchTests(SynchronousTestCase):
 
     def test_nobody(self) -> None:
         """Without observers the database is left alone."""
-        watch = RolloutWatch(self.clock, self.look, [])
+        watch = RolloutWatch(self.clock, self.read, [])
         watch.startService()
         self.clock.advance(PERIOD)
-        self.assertEqual(self.looks, 0)
+        self.assertEqual(self.queries, 0)
 
     def test_stop(self) -> None:
         """It ends with its service."""
