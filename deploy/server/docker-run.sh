@@ -2,6 +2,7 @@
 # Run the update server in docker: docker-run.sh [PORT [DIRECTORY [KEY [PASSPHRASE_FILE]]]]
 #
 # With a KEY, the server signs DIRECTORY/tuf/timestamp.json, and runs as the owner of that folder.
+# With a folder in the variable FLEET_DIR, which belongs to the server's user, there is a fleet.
 # Other options of the server are in the variable OPTIONS, such as OPTIONS="--max-downloads 500".
 
 set -euf
@@ -10,6 +11,7 @@ port=${1:-8151}
 directory=${2:-/var/opq/box-updates}
 key=${3:-}
 passphrase=${4:-}
+fleet=${FLEET_DIR:-}
 
 fail() {
     echo "docker-run.sh: $*" >&2
@@ -59,6 +61,16 @@ if [ -n "$key" ]; then
         set -- "$@" "$secret,readonly"
         options="$options --timestamp-passphrase-file /run/secrets/timestamp-passphrase"
     fi
+fi
+
+if [ -n "$fleet" ]; then
+    [ -d "$fleet" ] || fail "there is no folder $fleet: create it for the server's user."
+    folder=$(mount "$fleet" /var/lib/opq-update-server)
+    # In the same folder, because the rest of the file system is read-only.
+    socket=/var/lib/opq-update-server/fleet.sock
+    set -- "$@" "$folder" --env "OPQ_FLEET_SOCKET=$socket"
+    database=sqlite:////var/lib/opq-update-server/fleet.db
+    options="--fleet-db $database --fleet-socket $socket $options"
 fi
 
 # shellcheck disable=SC2086 # several words, as in the unit

@@ -137,6 +137,10 @@ ELSEWHERE = {
         "tests/vm/golden_image.py",
         "/current/box-configuration-daemon/golden-image",
     ),
+    "FLEET_DIR=/var/opq/fleet deploy/server/docker-run.sh": (
+        "tests/unit/deploy/test_docker_run.py",
+        "FLEET_DIR=",
+    ),
     "opq-fleet status": (_FLEET, '("status",)'),
     'opq-fleet hold 1547860803 --because "two boxes do not measure any more"': (
         _FLEET,
@@ -179,6 +183,10 @@ UNTRIED = {
     "usermod --append --groups release anna": "a server with this user",
     "sudo -u postgres createuser opq": "a machine with a PostgreSQL of its own",
     "sudo -u postgres createdb --owner=opq fleet": "a machine with a PostgreSQL of its own",
+    "install -d -o 8151 -m 700 /var/opq/fleet": "root",
+    "docker exec opq-box-update-server /opt/opq-update-server/bin/opq-fleet status": (
+        "a container with a fleet"
+    ),
     "systemctl stop opq-update-server": "a server with systemd",
     "systemctl start opq-update-server": "a server with systemd",
 }
