@@ -37,7 +37,7 @@ from opq_twisted.box.report.compose import Composer
 from opq_twisted.box.report.exchange import Exchange
 from opq_twisted.box.report.identity import FILE, load_identity
 from opq_twisted.box.report.record import ReportRecord
-from opq_twisted.box.report.sender import Sender
+from opq_twisted.box.report.scheduler import ReportScheduler
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.status import Status, StatusBoard
 from opq_twisted.box.state.versions import Installed, Rescued
@@ -194,7 +194,7 @@ def _make_sender(
     state_dir: Path,
     record: ReportRecord,
     waiting: Callable[[], Waiting | None],
-) -> Sender | None:
+) -> ReportScheduler | None:
     """
     Make the service that reports to the update server; None if the box does not report.
 
@@ -227,7 +227,9 @@ def _make_sender(
         if record.last is not None:
             board.publish(last_report=record.last.sent, report_answer=record.last.answer)
 
-    return Sender(clock, exchange, composer, deps.journal, settings.spread, random.random, publish)
+    return ReportScheduler(
+        clock, exchange, composer, deps.journal, settings.spread, random.random, publish
+    )
 
 
 def _read_boot_id() -> str:

@@ -1,4 +1,4 @@
-"""Asks for the newest release, and says whether it is due, or what the box waits for."""
+"""Checks for the newest release: whether it is due, or what the box waits for."""
 
 from typing import Unpack
 
@@ -12,7 +12,7 @@ from opq_twisted.box.state.status import StatusChanges
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation
 from opq_twisted.box.update.reporting import Reporter
-from opq_twisted.box.update.waiting import waits_after, waits_with
+from opq_twisted.box.update.waiting import waiting_after, waiting_with
 from opq_twisted.common.errors import OpqError, ServerFailed, UnsignedRefused
 from opq_twisted.report.codes import Waiting
 from opq_twisted.trust.offer import Offer
@@ -52,11 +52,11 @@ class Checker:
         self.offer: Offer | None = None
         #: What the last check found; None if it failed.
         self._found: str | None = None
-        #: What the last check waits for that failed; None if it succeeded.
+        #: What the box waits for since its last check failed; None if that succeeded.
         self._failed: Waiting | None = None
         self._checking: Deferred[None] | None = None
         self._waiters: list[Deferred[int | None]] = []
-        #: The last sign, before this start, that the box remembers what it writes.
+        #: When, before this start, the box last kept something that it wrote.
         self._remembered = max(deps.journal.entry.looked, deps.installed.changed)
         self._started = deps.clock.seconds()
 
@@ -126,7 +126,7 @@ class Checker:
             return self._failed
         if self.offer is None:
             return None
-        return waits_with(self._deps, self.offer, self._remembers)
+        return waiting_with(self._deps, self.offer, self._remembers)
 
     def describe(self) -> str:
         """Say what becomes of the release that was offered last."""
@@ -147,7 +147,7 @@ class Checker:
             self.offer = offer = await deps.offers.newest()
         except (OpqError, OSError) as error:
             trouble, self._found = self._reporter.explain(error), None
-            self._failed = waits_after(error)
+            self._failed = waiting_after(error)
             self._record(error)
             self._publish(trouble, trouble=trouble)
             raise

@@ -1,4 +1,4 @@
-"""What a box waits for, in the words of its report."""
+"""What a box waits for, as one of the codes of its report."""
 
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.reporting import code_of
@@ -6,18 +6,19 @@ from opq_twisted.report.codes import Waiting
 from opq_twisted.trust.offer import Offer
 
 
-def waits_after(error: Exception) -> Waiting | None:
-    """Say what a box waits for whose check has failed; None if the report has no word for it."""
+def waiting_after(error: Exception) -> Waiting | None:
+    """Say what a box waits for after a failed check; None if the report has no code for it."""
     code = code_of(error)
     return next((waiting for waiting in Waiting if waiting == code), None)
 
 
-def waits_with(deps: Dependencies, offer: Offer, remembers: bool) -> Waiting | None:
+def waiting_with(deps: Dependencies, offer: Offer, remembers: bool) -> Waiting | None:
     """
-    Say what a box at rest waits for that has been offered a release.
+    Say what a box at rest waits for after it was offered a release.
 
-    :param remembers: whether it is known to remember what it writes.
-    :returns: None if it is up to date, or installs the release at the next check.
+    :param remembers: whether the box is known to keep what it writes over a restart; otherwise it
+        installs nothing by itself in the first hours.
+    :returns: None if the box is up to date, or installs the release at the next check.
     """
     refusal = deps.policy.refuse(offer)
     if refusal is not None:

@@ -12,7 +12,7 @@ from opq_twisted.archive.release import Release
 from opq_twisted.box.state.records import EntryChanges, Stage
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
-from opq_twisted.box.update.last_look import is_still_due
+from opq_twisted.box.update.last_check import is_still_due
 from opq_twisted.box.update.reporting import Reporter
 from opq_twisted.common.errors import (
     BoxAtFault,

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.network.connection import IdleConnections
 from opq_twisted.box.report.identity import load_identity
-from opq_twisted.box.report.sender import Sender
+from opq_twisted.box.report.scheduler import ReportScheduler
 from opq_twisted.box.service import Options, makeService
 from opq_twisted.box.update.dependencies import NoReports
 from opq_twisted.box.update.scheduler import Scheduler
@@ -87,7 +87,15 @@ class ServiceTests(SynchronousTestCase):
         assert isinstance(agent, MultiService)
         self.assertEqual(
             [type(part) for part in agent.services],
-            [PagePort, IdleConnections, Sender, Updater, Scheduler, SighupHandler, WatchdogService],
+            [
+                PagePort,
+                IdleConnections,
+                ReportScheduler,
+                Updater,
+                Scheduler,
+                SighupHandler,
+                WatchdogService,
+            ],
         )
         found = {path.name for path in self.state_dir.iterdir()}
         self.assertEqual(found, {"agent.lock", "archives", "box.key"})
@@ -97,7 +105,7 @@ class ServiceTests(SynchronousTestCase):
         self.configure(report=False)
         agent = self.make("--port", "0")
         assert isinstance(agent, MultiService)
-        self.assertNotIn(Sender, [type(part) for part in agent.services])
+        self.assertNotIn(ReportScheduler, [type(part) for part in agent.services])
         self.assertFalse((self.state_dir / "box.key").exists())
         [updater] = [part for part in agent.services if isinstance(part, Updater)]
         self.assertIsInstance(updater._deps.reports, NoReports)
@@ -108,13 +116,13 @@ class ServiceTests(SynchronousTestCase):
         (self.state_dir / "box.key").mkdir(parents=True)
         agent = self.make("--port", "0")
         assert isinstance(agent, MultiService)
-        self.assertNotIn(Sender, [type(part) for part in agent.services])
+        self.assertNotIn(ReportScheduler, [type(part) for part in agent.services])
 
     def test_reports(self) -> None:
         """The page and the updater know the key, and the updater reports by the service."""
         agent = self.make("--port", "0")
         assert isinstance(agent, MultiService)
-        [sender] = [part for part in agent.services if isinstance(part, Sender)]
+        [sender] = [part for part in agent.services if isinstance(part, ReportScheduler)]
         [updater] = [part for part in agent.services if isinstance(part, Updater)]
         self.assertIs(updater._deps.reports, sender)
         identity = load_identity(self.state_dir / "box.key")

@@ -7,7 +7,7 @@ from opq_twisted.box.report.exchange import _MAX_REQUESTS
 from opq_twisted.box.state.records import Attempt
 from tests.helpers.box_fakes import NEW
 from tests.helpers.report_fakes import attempt
-from tests.unit.box.report.test_sender import DAY, HOUR, SenderCase
+from tests.unit.box.report.test_scheduler import DAY, HOUR, SenderCase
 
 #: What can happen next, and how: an answer's status, or the seconds that pass.
 STEPS = st.lists(

@@ -7,7 +7,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.report.exchange import Exchange, Result, Verdict
+from opq_twisted.box.report.answers import Result, Verdict
+from opq_twisted.box.report.exchange import Exchange
 from opq_twisted.box.report.identity import Identity
 from opq_twisted.box.report.record import ReportRecord, SentReport
 from opq_twisted.box.state.journal import Journal

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.box.report.exchange import Exchange
 from opq_twisted.box.report.identity import Identity
 from opq_twisted.box.report.record import ReportRecord
-from opq_twisted.box.report.sender import Sender
+from opq_twisted.box.report.scheduler import ReportScheduler
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Attempt
 from opq_twisted.report.codes import Waiting
@@ -41,7 +41,7 @@ class SenderCase(SynchronousTestCase):
         self.composer.is_reported = self.is_reported
         self.record = ReportRecord(identity.fingerprint)
         self.published = 0
-        self.sender = Sender(
+        self.sender = ReportScheduler(
             self.clock,
             Exchange(
                 self.composer, identity, self.client, self.journal, self.record, self.clock.seconds
@@ -172,7 +172,7 @@ class WhenTests(SenderCase):
 
     def test_spread(self) -> None:
         """A box without a spread reports at once."""
-        self.sender = Sender(
+        self.sender = ReportScheduler(
             self.clock,
             self.sender._exchange,
             self.composer,

@@ -1,4 +1,4 @@
-"""The look at the signed metadata right before a box installs a release by itself."""
+"""The check right before a box installs a release by itself."""
 
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from attrs import evolve
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from opq_twisted.box.report.exchange import Exchange, ReportComposer, Result, Verdict
+from opq_twisted.box.report.answers import Result, Verdict
+from opq_twisted.box.report.content import LastContent, content_of
+from opq_twisted.box.report.exchange import Exchange, ReportComposer
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.report.document import Report
 
@@ -26,12 +27,11 @@ MAX_SPREAD = 30.0
 #: Seconds: the random delay of a report after failures grows from the first to the second.
 _FIRST_BACKOFF, _MAX_BACKOFF = 60.0, 1800.0
 
-#: Seconds after which a report with the same content is sent again, and after which the box asks a
-#: server again that takes no reports.
+#: Seconds after which the box asks a server again that takes no reports.
 _DAY = 24 * 3600.0
 
 
-class Sender(Service):
+class ReportScheduler(Service):
     """
     Reports to the update server, with one request at a time.
 
@@ -67,12 +67,7 @@ class Sender(Service):
         self._backoff = backoffPolicy(_FIRST_BACKOFF, _MAX_BACKOFF, 2.0, lambda: 0.0)
         #: Since the last report that was accepted.
         self._failures = 0
-        #: The content that the server accepted last, and when.
-        self._accepted: Report | None = None
-        self._accepted_at = 0.0
-        #: The content that the server refused last, and when.
-        self._refused: Report | None = None
-        self._refused_at = 0.0
+        self._last = LastContent()
         #: The time by the clock until which the server wants no reports.
         self._not_before = 0.0
         #: The call that starts the service's own first report; None after it.
@@ -174,7 +169,7 @@ class Sender(Service):
 
     async def _report_if_needed(self) -> None:
         try:
-            if self._is_needed(self._content()):
+            if self._last.is_to_be_sent(self._content(), self._clock.seconds()):
                 self._handle(await self._exchange.send())
                 self._publish()
         except CancelledError:
@@ -188,12 +183,6 @@ class Sender(Service):
     def _content(self) -> Report:
         return content_of(self._composer.compose(0))
 
-    def _is_needed(self, content: Report) -> bool:
-        now = self._clock.seconds()
-        if content == self._refused and now - self._refused_at < _DAY:
-            return False
-        return content != self._accepted or now - self._accepted_at >= _DAY
-
     def _handle(self, result: Result) -> None:
         now = self._clock.seconds()
         self._not_before = now + result.retry_after
@@ -204,13 +193,12 @@ class Sender(Service):
             self._log.info("The report was not accepted: {why}", why=result.sentence)
         self._failures += 1
         if result.verdict is Verdict.REFUSED:
-            self._refused, self._refused_at = content_of(result.report), now
+            self._last.refuse(content_of(result.report), now)
         elif result.verdict is Verdict.NO_FLEET:
             self._not_before = now + _DAY
 
     def _accept(self, result: Result) -> None:
-        self._failures, self._logged, self._refused = 0, "", None
-        self._not_before = 0.0
+        self._failures, self._logged, self._not_before = 0, "", 0.0
         # Something may have happened during the request, or the report has not all attempts.
         is_current = self._content() == content_of(result.report)
         try:
@@ -218,19 +206,9 @@ class Sender(Service):
         except OSError as error:
             # The attempts are reported again, and the server has each of them once.
             self._log.error("The journal cannot record the report: {error}", error=error)
-        self._accepted = self._content() if is_current else None
-        self._accepted_at = self._clock.seconds()
+        self._last.accept(self._content() if is_current else None, self._clock.seconds())
 
     def _is_new(self, sentence: str) -> bool:
         """Whether a sentence is another than the last one in the log."""
         is_new, self._logged = sentence != self._logged, sentence
         return is_new
-
-
-def content_of(report: Report) -> Report:
-    """Return a report without the fields that always change."""
-    attempts = (
-        attempt if attempt.outcome is not None else evolve(attempt, took=0)
-        for attempt in report.attempts
-    )
-    return evolve(report, seq=0, pubkey=None, proof=None, attempts=tuple(attempts))
