@@ -95,6 +95,8 @@ class BoundedChannel(HTTPChannel):
         self._drained = 0
         self.site.disconnected(self)
         super().connectionLost(reason)
+        # It refers to this channel: without this, only the garbage collector would free the memory.
+        del self.overdue
 
     def getPeer(self) -> IAddress:
         """Give the client's address. It is cached: Twisted asks for it with each request."""

@@ -26,6 +26,10 @@ from opq_twisted.common.log import RepeatedLine
 #: Seconds without accepting when the machine has no file descriptor, or no memory, to spare.
 _PAUSE = 1.0
 
+#: Connections that are accepted in one turn of the reactor. The others stay in the kernel's queue,
+#: where they cost little, until the requests of these have been read.
+MAX_ACCEPTED = 100
+
 #: Connections that wait in the kernel to be accepted. Twisted's 50 are too few when all boxes come
 #: back after a power cut.
 BACKLOG = 4096
@@ -125,6 +129,8 @@ class CarefulAccept:
             self._port.stopReading()
             self._reactor.callLater(_PAUSE, self._resume)
         else:
+            # Twisted raises it with each turn in which there are more.
+            self._port.numberAccepts = min(self._port.numberAccepts, MAX_ACCEPTED)
             self._accept()
 
     def _resume(self) -> None:

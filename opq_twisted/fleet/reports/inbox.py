@@ -17,12 +17,13 @@ from opq_twisted.fleet.reports.batch_writer import Apply, BatchWriter, Write, is
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.store.errors import StoreUnavailable
 
-#: Reports in one batch.
-MAX_BATCH = 500
+#: Reports in one batch. All its answers go out in one turn of the reactor, some 10 ms.
+MAX_BATCH = 100
 
-#: Reports that wait, and the bytes of their bodies.
-MAX_WAITING = 10_000
-MAX_BYTES = 16 << 20
+#: Reports that wait, and the bytes of their bodies. Each costs some 10 kB with its connection; more
+#: connections than these wait in the kernel, or come again.
+MAX_WAITING = 2000
+MAX_BYTES = 8 << 20
 
 #: Seconds after which a batch that has not ended counts as one that the database does not take.
 BATCH_TIMEOUT = 15

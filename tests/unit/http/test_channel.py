@@ -1,10 +1,12 @@
 """Connections have limits in size and time, and a client that exceeds one gets an error status."""
 
+import gc
 import os
 import re
 import select
 import socket
 import threading
+from weakref import ref
 
 from twisted.internet import reactor, tcp
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -355,6 +357,19 @@ class DeadlineTests(ConnectionCase):
         self.connection.lose()
         self.connection.advance(100)
         self.assertEqual((called, self.transport.disconnecting), ([], False))
+
+    def test_freed(self) -> None:
+        """A lost connection leaves nothing for the garbage collector, so its memory is free."""
+        gc.collect()
+        self.connection.channel.dataReceived(GOOD)
+        channel = ref(self.connection.channel)
+        self.connection.lose()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        # As a transport of Twisted's does.
+        del self.transport.protocol
+        del self.connection
+        self.assertIsNone(channel())
 
     def test_fails(self) -> None:
         """A deadline whose call fails is logged once, and does not affect other connections."""

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.tcp import Port
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from opq_twisted.http.endpoints import CarefulAccept, RobustEndpoint
+from opq_twisted.http.endpoints import MAX_ACCEPTED, CarefulAccept, RobustEndpoint
 from tests.helpers.box_fakes import logged
 
 
@@ -25,6 +25,8 @@ class QuietPort(Port):
     def __init__(self) -> None:
         super().__init__(0, Factory())
         self.accepted = 0
+        #: As Twisted's port, which accepts so many in a turn.
+        self.numberAccepts = 100
         self.reading = True
         self.connected = True
 
@@ -60,6 +62,15 @@ class CarefulAcceptTests(SynchronousTestCase):
             self.port.doRead()
         self.assertEqual((self.port.accepted, self.said), (3, []))
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_many(self) -> None:
+        """However many connections come, a turn of the reactor accepts a limited number."""
+        self.port.numberAccepts = 5000
+        self.port.doRead()
+        self.assertEqual(self.port.numberAccepts, MAX_ACCEPTED)
+        self.port.numberAccepts = 1
+        self.port.doRead()
+        self.assertEqual(self.port.numberAccepts, 1)
 
     def test_busy(self) -> None:
         """Without a descriptor, the port is tried again a second later, not in each turn."""
