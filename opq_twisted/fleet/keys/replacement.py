@@ -22,6 +22,19 @@ _REPLACE = (
     .values(state=BoxState.REPLACED, replaced_by=bindparam("by"))
 )
 
+_LOCK_SILENT = (
+    select(box.c.id, box.c.box_id, box.c.last_seen)
+    .where(
+        box.c.box_id.in_(bindparam("numbers", expanding=True)),
+        box.c.state == BoxState.KNOWN,
+        box.c.last_seen < bindparam("since"),
+    )
+    .order_by(box.c.last_seen)
+    .limit(MAX_REPLACED)
+    # Another server that has locked the row is storing a report of it: it is not silent.
+    .with_for_update(skip_locked=True)
+)
+
 
 @frozen
 class Successor:
@@ -74,19 +87,8 @@ def _lock_silent(connection: Connection, successors: Sequence[Successor]) -> Seq
     if not successors:
         return ()
     latest = max(each.last_seen for each in successors)
-    query = (
-        select(box.c.id, box.c.box_id, box.c.last_seen)
-        .where(
-            box.c.box_id.in_({each.box_id for each in successors}),
-            box.c.state == BoxState.KNOWN,
-            box.c.last_seen < latest - SILENCE,
-        )
-        .order_by(box.c.last_seen)
-        .limit(MAX_REPLACED)
-        # Another server that has locked the row is storing a report of it: it is not silent.
-        .with_for_update(skip_locked=True)
-    )
-    return list(connection.execute(query))
+    numbers = list({each.box_id for each in successors})
+    return list(connection.execute(_LOCK_SILENT, {"numbers": numbers, "since": latest - SILENCE}))
 
 
 def _numbers_taken(

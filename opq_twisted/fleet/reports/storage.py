@@ -50,6 +50,33 @@ _UPDATE_ATTEMPT = (
     )
 )
 
+# SQLAlchemy needs longer to make a statement than a database to run it for one box.
+_LOCK_BOXES = (
+    select(box.c.id.label("row"), *(box.c[name] for name in _BOX_FIELDS))
+    .where(box.c.key_id.in_(bindparam("keys", expanding=True)))
+    .order_by(box.c.key_id)
+    .with_for_update()
+)
+
+_LOAD_ATTEMPTS = select(*(attempt.c[name] for name in _ATTEMPT_FIELDS)).where(
+    attempt.c.box.in_(bindparam("boxes", expanding=True)),
+    or_(
+        attempt.c.outcome.is_(None),
+        attempt.c.attempt_id.in_(bindparam("names", expanding=True)),
+    ),
+)
+
+_COUNT_ATTEMPTS = (
+    select(attempt.c.box, func.count())
+    .where(
+        attempt.c.box.in_(bindparam("boxes", expanding=True)),
+        attempt.c.received > bindparam("since"),
+    )
+    .group_by(attempt.c.box)
+)
+
+_ADD_ATTEMPTS = insert(attempt)
+
 
 def lock_boxes(connection: Connection, keys: Collection[str]) -> dict[str, StoredBox]:
     """
@@ -57,13 +84,10 @@ def lock_boxes(connection: Connection, keys: Collection[str]) -> dict[str, Store
 
     All servers lock in the order of the keys, so that they do not block each other.
     """
-    query = (
-        select(box.c.id.label("row"), *(box.c[name] for name in _BOX_FIELDS))
-        .where(box.c.key_id.in_(sorted(keys)))
-        .order_by(box.c.key_id)
-        .with_for_update()
-    )
-    return {row.key_id: _read_box(row) for row in connection.execute(query)} if keys else {}
+    if not keys:
+        return {}
+    rows = connection.execute(_LOCK_BOXES, {"keys": sorted(keys)})
+    return {row.key_id: _read_box(row) for row in rows}
 
 
 def add_boxes(connection: Connection, new: Mapping[str, StoredBox]) -> dict[str, StoredBox]:
@@ -88,11 +112,7 @@ def load_attempts(
     """Return the attempts of boxes that have no outcome, or are named."""
     if not boxes:
         return []
-    query = select(*(attempt.c[name] for name in _ATTEMPT_FIELDS)).where(
-        attempt.c.box.in_(boxes),
-        or_(attempt.c.outcome.is_(None), attempt.c.attempt_id.in_(names)),
-    )
-    rows = connection.execute(query)
+    rows = connection.execute(_LOAD_ATTEMPTS, {"boxes": list(boxes), "names": list(names)})
     return [StoredAttempt(**dict(zip(_ATTEMPT_FIELDS, row, strict=True))) for row in rows]
 
 
@@ -100,12 +120,8 @@ def count_attempts(connection: Connection, boxes: Collection[int], since: float)
     """Count the attempts of boxes that were first received since then, by the boxes' rows."""
     if not boxes:
         return Counter()
-    query = (
-        select(attempt.c.box, func.count())
-        .where(attempt.c.box.in_(boxes), attempt.c.received > since)
-        .group_by(attempt.c.box)
-    )
-    return Counter(dict(connection.execute(query).tuples().all()))
+    rows = connection.execute(_COUNT_ATTEMPTS, {"boxes": list(boxes), "since": since})
+    return Counter(dict(rows.tuples().all()))
 
 
 def save(connection: Connection, changes: Changes) -> None:
@@ -113,7 +129,7 @@ def save(connection: Connection, changes: Changes) -> None:
     _execute(connection, _UPDATE_BOX, (_box_values(*each) for each in changes.boxes))
     _execute(
         connection,
-        insert(attempt),
+        _ADD_ATTEMPTS,
         (_values(each, _ATTEMPT_FIELDS) for each in changes.new_attempts),
     )
     _execute(
