@@ -19,8 +19,8 @@ def report_ratio(
     )
 
 
-def report(what: str, ours: float, *, at_most: float) -> None:
-    """Print a figure with an aim of its own."""
+def report(what: str, ours: float, *, at_most: float | None = None) -> None:
+    """Print a figure, with an aim of its own if there is one."""
     print(f"{what}: {_figure(ours)}{_aim(ours, None, at_most)}", flush=True)
 
 

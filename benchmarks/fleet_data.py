@@ -3,45 +3,53 @@
 import argparse
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert
+from sqlalchemy import Connection, Table, insert, text
 from twisted.internet import reactor
 
+from benchmarks.simulated_boxes import SimulatedBox
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.fleet.store.schema import attempt, box, rollout
 from opq_twisted.fleet.store.states import BoxState, RolloutState
 from opq_twisted.report.codes import Outcome, Reason, Waiting
+from opq_twisted.report.signature import key_id
 from opq_twisted.trust.pace import ALL
 
 #: Rows of one statement.
 _ROWS = 5000
 
 #: Seconds between two releases.
-_WEEK = 7 * 86400
+WEEK = 7 * 86400
 
-_FIRST = 1547860803
+#: The release before the first one that has attempts.
+FIRST = 1547860803
 
 _Row = dict[str, Any]
 
 
-def fill(database: Database, boxes: int, releases: int, now: float, seed: int = 1) -> None:
-    """Write so many boxes, each with an attempt for each of so many releases."""
+def fill(
+    database: Database, boxes: Sequence[SimulatedBox], releases: int, now: float, seed: int = 1
+) -> None:
+    """Write boxes, each with an attempt for each of so many releases, and the rollouts of these."""
     chosen = random.Random(seed)
-    versions = [_FIRST + _WEEK * number for number in range(releases + 1)]
-    _write(database, box, (_box(chosen, number, versions, now) for number in range(1, boxes + 1)))
+    versions = [FIRST + WEEK * number for number in range(releases + 1)]
+    _write(database, box, (_box(chosen, each, versions, now) for each in boxes))
     _write(database, rollout, _rollouts(versions, now))
     _write(
         database,
         attempt,
         (
-            _attempt(chosen, number, before, version, now - _WEEK * (len(versions) - index))
-            for number in range(1, boxes + 1)
+            _attempt(chosen, each.number, before, version, now - WEEK * (len(versions) - index))
+            for each in boxes
             for index, (before, version) in enumerate(pairwise(versions), 1)
         ),
     )
+    if database.engine.dialect.name == "postgresql":
+        # Autovacuum does it by and by: without statistics it would read all attempts.
+        database.write_now(lambda connection: connection.execute(text("ANALYZE")))
 
 
 def _write(database: Database, table: Table, rows: Iterator[_Row]) -> None:
@@ -83,13 +91,13 @@ def _converted(name: str, value: Any) -> Any:
     return bytes.fromhex(value) if name == "attempt_id" else value
 
 
-def _box(chosen: random.Random, number: int, versions: list[int], now: float) -> _Row:
+def _box(chosen: random.Random, simulated: SimulatedBox, versions: list[int], now: float) -> _Row:
     is_new = chosen.random() < 0.9
     return {
-        "id": number,
-        "key_id": f"{chosen.getrandbits(128):032x}",
-        "pubkey": chosen.randbytes(32),
-        "box_id": number,
+        "id": simulated.number,
+        "key_id": key_id(simulated.public),
+        "pubkey": simulated.public,
+        "box_id": simulated.number,
         "state": BoxState.KNOWN,
         "channel": "stable",
         "release": versions[-1 if is_new else -2],
@@ -102,18 +110,18 @@ def _box(chosen: random.Random, number: int, versions: list[int], now: float) ->
         "snapshot": len(versions),
         "last_good": versions[-1 if is_new else -2],
         "refused": "[]",
-        "boot": f"{chosen.getrandbits(32):08x}",
+        "boot": f"{simulated.number:08x}",
         "boots": "[]",
-        "seq": chosen.randrange(1, 5000),
+        "seq": simulated.seq,
         "digest": chosen.randbytes(32),
-        "first_seen": now - _WEEK * len(versions),
+        "first_seen": now - WEEK * len(versions),
         "last_seen": now - chosen.random() ** 4 * 14 * 86400,
     }
 
 
 def _rollouts(versions: list[int], now: float) -> Iterator[_Row]:
     for index, version in enumerate(versions):
-        at = now - _WEEK * (len(versions) - index)
+        at = now - WEEK * (len(versions) - index)
         last = version == versions[-1]
         yield {
             "channel": "stable",
@@ -131,7 +139,7 @@ def _rollouts(versions: list[int], now: float) -> Iterator[_Row]:
 
 def _attempt(chosen: random.Random, number: int, before: int, version: int, at: float) -> _Row:
     outcome, reason = _outcome(chosen.random())
-    received = at + chosen.random() * _WEEK
+    received = at + chosen.random() * WEEK
     took = chosen.randrange(60, 900)
     return {
         "box": number,
@@ -175,7 +183,8 @@ def main() -> None:
     options = arguments.parse_args()
     database = Database(reactor, options.url)
     database.prepare()
-    fill(database, options.boxes, options.releases, time.time())
+    boxes = [SimulatedBox(number) for number in range(1, options.boxes + 1)]
+    fill(database, boxes, options.releases, time.time())
 
 
 if __name__ == "__main__":

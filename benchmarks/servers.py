@@ -89,8 +89,15 @@ class Server:
 
     def memory(self) -> int:
         """Return the resident memory in bytes."""
+        return self._status("VmRSS")
+
+    def peak_memory(self) -> int:
+        """Return the most resident memory that it ever had, in bytes."""
+        return self._status("VmHWM")
+
+    def _status(self, name: str) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        found = re.search(rf"{name}:\s+(\d+) kB", status)
         assert found is not None
         return int(found[1]) * 1024
 

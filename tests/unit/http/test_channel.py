@@ -367,8 +367,8 @@ class DeadlineTests(ConnectionCase):
         gc.disable()
         self.addCleanup(gc.enable)
         # As a transport of Twisted's does.
-        del self.transport.protocol
-        del self.connection
+        self.transport.producer = None
+        del self.transport.protocol, self.connection
         self.assertIsNone(channel())
 
     def test_fails(self) -> None:
