@@ -20,12 +20,10 @@ from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.schema import attempt, box, rollout
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.report.codes import Outcome
+from opq_twisted.trust.offer import STABLE
 
 #: Seconds between two counts in the database, at least; and after which a count is not shown.
 PERIOD, EXPIRES = 30, 300
-
-#: Channels with a series of their own, the largest ones. A box can name any channel.
-MAX_CHANNELS = 16
 
 #: Rollouts with a series of their own.
 _MAX_ROLLOUTS = 50
@@ -124,25 +122,19 @@ def count(connection: Connection) -> Figures:
     """Count what the metrics show."""
     rollouts = find(connection, rollout.c.state != RolloutState.SUPERSEDED)[:_MAX_ROLLOUTS]
     return Figures(
-        boxes=_count_boxes(connection),
+        boxes=_count_boxes(connection, {STABLE, *(each.channel for each in rollouts)}),
         outcomes=_count_outcomes(connection, {each.release for each in rollouts}),
         rollouts=rollouts,
     )
 
 
-def _count_boxes(connection: Connection) -> Mapping[tuple[str, str], int]:
+def _count_boxes(connection: Connection, named: set[str]) -> Mapping[tuple[str, str], int]:
+    """Count keys; a box can name any channel, and a new one in each report."""
     query = select(box.c.channel, box.c.state, func.count()).group_by(box.c.channel, box.c.state)
-    rows = [
-        ("unknown" if channel is None else channel, state, number)
-        for channel, state, number in connection.execute(query)
-    ]
-    sizes: Counter[str] = Counter()
-    for channel, _, number in rows:
-        sizes[channel] += number
-    largest = dict(sizes.most_common(MAX_CHANNELS))
     counts: Counter[tuple[str, str]] = Counter()
-    for channel, state, number in rows:
-        counts[channel if channel in largest else "other", state] += number
+    for channel, state, number in connection.execute(query):
+        known = "unknown" if channel is None else channel if channel in named else "other"
+        counts[known, state] += number
     return counts
 
 
