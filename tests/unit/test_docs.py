@@ -16,6 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.state.records import Stage
 from opq_twisted.box.state.status import Status
+from opq_twisted.fleet.store.states import BoxState
+from opq_twisted.report.codes import RELEASE_AT_FAULT, Reason, Waiting
 from tests.helpers import stage_diagram
 from tests.helpers.documentation import PAGES, ROOT, anchors, links, rows
 from tests.helpers.terminal import run_main
@@ -215,6 +217,27 @@ class ArchitectureTests(SynchronousTestCase):
         page = stage_diagram.PAGE.read_text(encoding="utf-8")
         self.assertIn(f"    {Stage.DOWNLOADING} --> {Stage.VERIFYING}\n", page)
         self.assertEqual(stage_diagram.drawn_in(page), page, "run make diagram")
+
+
+class FleetTests(SynchronousTestCase):
+    """What docs/operating-a-fleet.md says of the words in reports."""
+
+    text = (ROOT / "docs" / "operating-a-fleet.md").read_text(encoding="utf-8")
+
+    def test_reasons(self) -> None:
+        """Each reason is explained, with the ones that count against a release."""
+        table = self.text.partition("| word | meaning | counts as bad |")[2].partition("\n\n")[0]
+        counted = {
+            word: line.endswith("| yes |")
+            for line in table.splitlines()
+            for word in re.findall("`([a-z-]+)`", line.split("|")[1] if "|" in line else "")
+        }
+        self.assertEqual(counted, {reason.value: reason in RELEASE_AT_FAULT for reason in Reason})
+
+    def test_waiting(self) -> None:
+        """Each word for what a box waits for is explained, and each state of a key."""
+        named = set(re.findall("`([a-z-]+)`", "".join(rows(self.text, "word", "state"))))
+        self.assertLessEqual({*map(str, Waiting), *map(str, BoxState)}, named)
 
 
 class MakeTests(SynchronousTestCase):
