@@ -35,7 +35,7 @@ class Fleet(MultiService):
         waiting: Callable[[], Iterable[BoundedRequest]] = tuple,
     ) -> None:
         """
-        Prepare all parts, and look at the database.
+        Prepare all parts, and check the database.
 
         :param now: gives the time of day, in seconds since the epoch.
         :param trusted: networks of reverse proxies.

@@ -30,7 +30,7 @@ class Pace:
     """
     The pace of one release in one channel.
 
-    It only ever takes boxes away from those for which the release key signed the release.
+    A pace never lets a box install a release that the release key has not signed for it.
     """
 
     version: int

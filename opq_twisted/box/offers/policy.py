@@ -16,7 +16,7 @@ from opq_twisted.trust.pace import HELD
 class Refusal:
     """The reason why a box does not install a release now."""
 
-    #: What it waits for; None: it is up to date, or waits for nothing that can come.
+    #: What it waits for; None if it is up to date, or too new for the release.
     code: Waiting | None
     #: For the owner of the box.
     sentence: str

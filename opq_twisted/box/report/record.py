@@ -1,4 +1,4 @@
-"""The record of this box's reports that its owner can look at."""
+"""The last report of this box, for its owner to read."""
 
 import json
 

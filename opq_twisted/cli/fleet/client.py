@@ -111,12 +111,12 @@ class FleetClient:
         except TimeoutError:
             raise FleetFailed(
                 f"The update server at {self._path} does not answer within "
-                f"{self._timeout:.0f} seconds: see its log.{_doubt(body)}"
+                f"{self._timeout:.0f} seconds: see its log.{_hint_after(body)}"
             ) from None
         except OSError as error:
             raise FleetFailed(
                 f"The update server at {self._path} has broken the connection "
-                f"({error.strerror or error}): see its log.{_doubt(body)}"
+                f"({error.strerror or error}): see its log.{_hint_after(body)}"
             ) from None
         except HTTPException:
             raise self._not_a_server() from None
@@ -171,7 +171,7 @@ class FleetClient:
         )
 
 
-def _doubt(body: bytes | None) -> str:
+def _hint_after(body: bytes | None) -> str:
     return "" if body is None else " opq-fleet audit shows whether the change was made."
 
 

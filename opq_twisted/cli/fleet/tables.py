@@ -8,7 +8,7 @@ from opq_twisted.cli.program import say_line
 _WIDTH = 80
 _GAP = "  "
 
-#: Rows whose widths are looked at before the first one is printed.
+#: Rows that are read before the first one is printed, for the widths of the columns.
 _ROWS = 100
 
 

@@ -59,7 +59,7 @@ def take_census(connection: Connection, now: float) -> Census:
     conditions = _conditions(now)
     by_release, by_waiting = Counter[int | None](), Counter[str]()
     counts = Counter[str]()
-    # One look at each box is enough for all that is in its own row.
+    # One query is enough for everything that is in the row of a box.
     sums = [func.sum(case((condition, 1), else_=0)) for condition in conditions.values()]
     query = select(box.c.release, box.c.waiting, func.count(), *sums).where(is_counted())
     for row in connection.execute(query.group_by(box.c.release, box.c.waiting)):

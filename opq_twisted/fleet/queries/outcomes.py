@@ -1,4 +1,4 @@
-"""How the boxes fared with a release: each counts once, by its worst attempt."""
+"""Counts the results of boxes with a release: each box once, by its worst attempt."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -18,12 +18,13 @@ def follow(
     """
     Return the attempts of a box that a report changes or adds, by id.
 
-    A reported outcome is never changed. The outcome is inferred of an attempt that is under way for
-    the server, and that is missing in the report: a box reports an attempt until its outcome is
-    acknowledged, so it has lost this one, for example with its card. What it ran next tells the
-    outcome: the `from` of the first attempt that is new in the report, or else the `release` that
-    it runs, or nothing while another attempt is under way. If the box reports the attempt after
-    all, with an outcome or under way, that counts: a report from before may have been delayed.
+    A reported outcome is never changed.
+
+    A box reports an attempt until the server has acknowledged its outcome. If an attempt without an
+    outcome is missing in a report, the box has lost it, for example with its card. The outcome is
+    then inferred from the release that the box ran next: the `from` of the first attempt that is
+    new in the report, or otherwise the `release` of the report. While another attempt is under way,
+    that is unknown. If the box reports the attempt later, the report replaces the inferred outcome.
 
     | it ran next                       | the inferred outcome |
     | --------------------------------- | -------------------- |
@@ -34,7 +35,7 @@ def follow(
     :param known: at least the attempts that have no outcome, or are named in the report.
     :param box: the number of its row.
     :param received: in seconds since the epoch.
-    :param room: the number of attempts that may be added; further ones are left out.
+    :param room: the number of attempts that may be added; the others are left out.
     """
     merged = _merge(known, box, report, received, room)
     reported = {each.id for each in report.attempts}

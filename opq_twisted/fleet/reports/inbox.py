@@ -111,7 +111,7 @@ class Inbox(Service):
         """Store batches until none waits."""
         while self._queue:
             self._batch = self._next_batch()
-            overdue = self._clock.callLater(BATCH_TIMEOUT, self._give_up)
+            overdue = self._clock.callLater(BATCH_TIMEOUT, self._time_out)
             begun = self._clock.seconds()
             try:
                 await self._store(self._batch)
@@ -139,7 +139,7 @@ class Inbox(Service):
         """Store a batch and answer it; if it cannot be stored as a whole, report by report."""
         try:
             answers = await self._writer.write([each.incoming for each in batch])
-            self._found()
+            self._mark_available()
             for each, answer in zip(batch, answers, strict=True):
                 each.answer(answer)
         except StoreUnavailable as error:
@@ -148,7 +148,7 @@ class Inbox(Service):
             elif is_refused(error):
                 await self._store_each(batch)
             else:
-                self._lose(error)
+                self._mark_unavailable(error)
         except Exception as error:
             self._report_error(error)
             if len(batch) > 1:
@@ -161,10 +161,12 @@ class Inbox(Service):
             if self.is_away:
                 return
 
-    def _give_up(self) -> None:
-        self._lose(StoreUnavailable(f"The database needs more than {BATCH_TIMEOUT} s for a batch."))
+    def _time_out(self) -> None:
+        self._mark_unavailable(
+            StoreUnavailable(f"The database needs more than {BATCH_TIMEOUT} s for a batch.")
+        )
 
-    def _lose(self, error: StoreUnavailable) -> None:
+    def _mark_unavailable(self, error: StoreUnavailable) -> None:
         """Turn all reports away, and the next ones too: the database cannot be used."""
         if not self.is_away:
             self._log.error("Reports get 503 for now. {error}", error=error)
@@ -174,7 +176,7 @@ class Inbox(Service):
         for each in self._batch:
             each.answer(refuse_for_now("store-away"))
 
-    def _found(self) -> None:
+    def _mark_available(self) -> None:
         if self.is_away:
             self._log.info("The database of the fleet can be used again.")
         self.is_away = False

@@ -1,4 +1,4 @@
-"""Once a day, counts the past days, and deletes what is older than it is kept."""
+"""Counts the past days and deletes old rows, once a day."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,9 @@ from twisted.logger import Logger
 from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.fleet.retention.daily_counts import (
     DAY,
-    calendar,
     count_day,
-    counted,
+    find_expiry_time,
+    mark_counted,
     missing_days,
     write_days,
 )
@@ -24,7 +24,7 @@ from opq_twisted.fleet.retention.expiry import (
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.fleet.store.errors import StoreUnavailable
 
-#: Seconds between two looks whether a day is over.
+#: Seconds between two checks whether a day is over.
 _PERIOD = 600.0
 
 
@@ -52,7 +52,9 @@ class DailyCleanup(Heartbeat):
             return
         try:
             await self._count_days(now)
-            await self._delete(await self._database.read(lambda store: calendar(store, now)))
+            await self._delete(
+                await self._database.read(lambda store: find_expiry_time(store, now))
+            )
         except StoreUnavailable as error:
             self._log.warn("No old rows were deleted: {error}", error=error)
             return
@@ -64,7 +66,7 @@ class DailyCleanup(Heartbeat):
 
     async def _count(self, number: int) -> None:
         rows = await self._database.read(lambda store: count_day(store, number))
-        await self._database.write(lambda store: write_days(store, [*rows, counted(number)]))
+        await self._database.write(lambda store: write_days(store, [*rows, mark_counted(number)]))
 
     async def _delete(self, now: float) -> None:
         # Before the boxes: deleting one deletes its attempts, of which there are few then.

@@ -33,12 +33,12 @@ def missing_days(connection: Connection, now: float) -> range:
     return range(first, min(first + _MOST_DAYS, today))
 
 
-def calendar(connection: Connection, now: float) -> float:
+def find_expiry_time(connection: Connection, now: float) -> float:
     """
-    Return the time by which old rows may be deleted; it is never far after the counted days.
+    Return the time by which the age of rows is judged: now, or soon after the last counted day.
 
-    So a clock that is ahead by years makes a run delete what is a month older than it is kept, and
-    not everything.
+    One run counts at most a month of days. So if the clock is ahead by years, one run deletes the
+    rows of a month too many, and not all rows.
     """
     last = _last_day(connection, int(now // DAY))
     return now if last is None else min(now, (last + 2.0) * DAY)
@@ -71,8 +71,8 @@ def count_day(connection: Connection, number: int) -> Sequence[Mapping[str, Any]
     return list(rows.values())
 
 
-def counted(number: int) -> Mapping[str, Any]:
-    """Return the row that says that a day was counted, if it has no others."""
+def mark_counted(number: int) -> Mapping[str, Any]:
+    """Return a row that marks a day as counted, also if nothing happened on it."""
     return {"day": number, "channel": _NO_CHANNEL, "release": 0} | dict.fromkeys(_COUNTS, 0)
 
 

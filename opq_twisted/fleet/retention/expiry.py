@@ -1,4 +1,4 @@
-"""Deletes what is older than it is kept, in batches that a report need not wait for."""
+"""Deletes old rows, in batches so small that reports are stored in between."""
 
 from sqlalchemy import Connection, CursorResult, Select, and_, delete, func, select, update
 
@@ -6,17 +6,19 @@ from opq_twisted.fleet.store.schema import attempt, audit, box
 from opq_twisted.fleet.store.states import COUNTED, BoxState
 
 _DAY = 86400.0
-#: Days.
+#: Days for which attempts are kept.
 ATTEMPTS = 400
+#: Days of silence after which a box counts as gone, and after which it is deleted.
 SILENCE = 180
 BOXES = 400
-#: The database refuses to delete younger ones than two years, by a clock of its own.
+#: Days for which the audit is kept. The database refuses to delete rows of the last two years, by
+#: its own clock.
 AUDIT = 731
 
 #: Attempts of one box, of which the newest are kept. Anybody may make keys, and send 100 a day.
 NEWEST = 200
 
-#: Rows of a batch; of the attempts, those of so many boxes.
+#: Rows of a batch; for attempts, the boxes of a batch.
 BATCH = 500
 
 
@@ -24,7 +26,7 @@ def delete_attempts(connection: Connection, now: float, after: int) -> int | Non
     """
     Delete the attempts of the next boxes, in the order of their rows, that are old or too many.
 
-    :param after: the row of the last box that was looked at; 0 at the beginning.
+    :param after: the row of the last box of the batch before; 0 at the beginning.
     :returns: the row to go on after; None at the end.
     """
     rows = select(box.c.id).where(box.c.id > after).order_by(box.c.id).limit(BATCH).subquery()

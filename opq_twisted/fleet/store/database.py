@@ -74,7 +74,7 @@ class Database:
             if self._file is not None:
                 self._file.make()
                 upgrade(self.engine)
-            with self._in_place():
+            with self._same_file():
                 pass
         except WrongDatabase as error:
             raise CannotStart(str(error)) from None
@@ -129,7 +129,7 @@ class Database:
 
     def _run(self, function: Callable[[Connection], _T], *, writes: bool) -> _T:
         try:
-            with self._in_place(), self._transaction(writes) as connection:
+            with self._same_file(), self._transaction(writes) as connection:
                 return function(connection)
         except (DataError, IntegrityError, ProgrammingError) as error:
             # The database is well, but the function is wrong: somebody has to see where.
@@ -151,7 +151,7 @@ class Database:
                 raise
 
     @contextmanager
-    def _in_place(self) -> Iterator[None]:
+    def _same_file(self) -> Iterator[None]:
         """
         Fail if the file of the database was replaced before or during a transaction.
 

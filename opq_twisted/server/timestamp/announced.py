@@ -46,7 +46,7 @@ class Announced:
 
     @property
     def current(self) -> Current:
-        """What the pace in the timestamp is, even if its key was rotated."""
+        """The paces in the timestamp, even if its key was rotated."""
         timestamp, metadata_set = self.signed_once, self.metadata_set
         return Current(
             None if timestamp is None else timestamp.signed,

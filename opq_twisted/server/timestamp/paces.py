@@ -56,7 +56,11 @@ class Current:
         return Pace(version, 0) if pace is not None and pace.state == UNKNOWN else pace
 
     def last(self, channel: str, offer: Offer) -> Pace | None:
-        """Return the pace of a release, be it as signed; None if the release is new."""
+        """
+        Return the pace that a release has in the timestamp; None if the release is new.
+
+        A release without an entry there goes to all boxes for which it was signed.
+        """
         entry, known = self.entry(channel, offer.version), self._offer(channel)
         if self.timestamp is None or known is None:
             return entry

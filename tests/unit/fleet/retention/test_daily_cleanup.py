@@ -281,15 +281,15 @@ class TestRetention(_Case):
     def test_away(self) -> None:
         """A database that is away is tried again ten minutes later."""
         self.add_box(2, last_seen=NOW - 500 * DAY)
-        find = self.database._in_place
+        find = self.database._same_file
 
         def fail() -> Any:
             raise StoreUnavailable("The disk is full.")
 
-        self.patch(self.database, "_in_place", fail)
+        self.patch(self.database, "_same_file", fail)
         with capturedLogs() as events:
             self.clock.advance(600)
         self.assertEqual(len([each for each in events if "error" in each]), 1)
-        self.patch(self.database, "_in_place", find)
+        self.patch(self.database, "_same_file", find)
         self.clock.advance(600)
         self.assertEqual(self.states(), {})
