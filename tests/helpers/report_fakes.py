@@ -11,6 +11,7 @@ from opq_twisted.box.network.report_client import Answer, ReportClient
 from opq_twisted.common.errors import ServerFailed
 from opq_twisted.report.document import MAX_ATTEMPTS, AttemptReport, Report
 from opq_twisted.report.parse import parse as parse_report
+from tests.helpers.example_report import REPORT
 
 PUBKEY = "cd" * 32
 
@@ -19,22 +20,7 @@ class FakeComposer:
     """Composes a report with the attempts that the test gives."""
 
     def __init__(self, key: str = "ab" * 16) -> None:
-        self.report = Report(
-            key=key,
-            seq=0,
-            box=7,
-            agent="0.2",
-            release=1700000000,
-            channel="stable",
-            install="automatic",
-            root=3,
-            snapshot=12,
-            boot="5be1c0aa",
-            arch="aarch64",
-            python="3.11",
-            waiting=None,
-            last_good=1700000000,
-        )
+        self.report = evolve(REPORT, key=key, seq=0)
         #: Whether the server has an attempt with its outcome, so that it is left out.
         self.is_reported: Callable[[str], bool] = lambda _: False
         #: Raised instead of composing, if it is not None.

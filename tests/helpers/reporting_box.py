@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.report.document import AttemptReport, Report
 from opq_twisted.report.signature import key_id, proof_of, sign
+from tests.helpers.example_report import REPORT
 
 #: The releases of the tests, the older one first.
 OLD, NEW = 1547860803, 1547947203
@@ -28,24 +29,9 @@ class ReportingBox:
         self.private = Ed25519PrivateKey.generate()
         self.public = self.private.public_key().public_bytes_raw()
         self.key = key_id(self.public)
-        self.report = Report(
-            key=self.key,
-            seq=0,
-            box=number,
-            agent="0.2.0",
-            release=OLD,
-            channel="stable",
-            install="automatic",
-            root=3,
-            snapshot=12,
-            boot="b001",
-            arch="aarch64",
-            python="3.11",
-            waiting=None,
-            last_good=OLD,
-            pubkey=self.public.hex(),
+        self.report = evolve(
+            REPORT, key=self.key, seq=0, box=number, pubkey=self.public.hex(), **fields
         )
-        self.report = evolve(self.report, **fields)
 
     def prove(self, token: str) -> None:
         """Let the reports have the proof of a token."""

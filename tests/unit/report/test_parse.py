@@ -7,8 +7,9 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.common.strict_json import MAX_NUMBER
-from opq_twisted.report.document import MAX_ATTEMPTS, MAX_SIZE, AttemptReport, Report
+from opq_twisted.report.document import MAX_ATTEMPTS, MAX_SIZE, AttemptReport
 from opq_twisted.report.parse import ReportInvalid, parse
+from tests.helpers import example_report
 
 ATTEMPT = AttemptReport(
     id="0" * 32,
@@ -24,24 +25,7 @@ ATTEMPT = AttemptReport(
     size=12300000,
 )
 
-REPORT = Report(
-    key="9f2c" * 8,
-    seq=41,
-    box=7,
-    agent="0.2.0",
-    release=1547860803,
-    channel="stable",
-    install="automatic",
-    root=3,
-    snapshot=12,
-    boot="5be1c0aa",
-    arch="aarch64",
-    python="3.11",
-    waiting=None,
-    last_good=1547860803,
-    refused=(1547900000,),
-    attempts=(ATTEMPT,),
-)
+REPORT = evolve(example_report.REPORT, refused=(1547900000,), attempts=(ATTEMPT,))
 
 
 def changed(**changes: Any) -> bytes:

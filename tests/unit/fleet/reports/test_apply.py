@@ -43,7 +43,7 @@ class TestStored(ApplyCase):
             "state": "known",
             "release": OLD,
             "waiting": "held",
-            "boot": "b001",
+            "boot": "5be1c0aa",
             "seq": 1,
             "first_seen": NOW,
             "last_seen": NOW,
