@@ -62,12 +62,14 @@ def configure(folder: Path, endpoint: str, root: Path | None = None) -> Path:
 
 
 class Daemon:
-    """One of the project's daemons, which logs to a file."""
+    """A daemon of the project, or of Twisted, which logs to a file."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.pid = process.pid
         self._log = log
-        self.url = self.says(r" (?:on|at) (http://127\.0\.0\.1:[0-9]+)")[1]
+        # The project's daemons tell their URL, and Twisted's web server only its port.
+        port = self.says(r"(?: (?:on|at) http://127\.0\.0\.1:|Site starting on )([0-9]+)")[1]
+        self.url = f"http://127.0.0.1:{port}"
 
     def says(self, pattern: str) -> re.Match[str]:
         """Wait for a text in the log."""
