@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from twisted.application.internet import backoffPolicy
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from opq_twisted.box.network.update_server import UpdateServerClient
+from opq_twisted.common.backoff import doubling
 from opq_twisted.common.errors import NoWaiting, ServerFailed
 
 #: Seconds that the server is asked to wait at most; opq-update-server never waits longer.
@@ -50,9 +50,8 @@ class LongPoll:
         """
         self._clock = clock
         self._server = server
-        self._retry_delay = backoffPolicy(
-            _MIN_RETRY_DELAY, _MAX_RETRY_DELAY, factor=2.0, jitter=lambda: spread * random()
-        )
+        self._spread = spread
+        self._random = random
         self._tag: str | None = None
         #: The number of failed requests in a row.
         self._failures = 0
@@ -90,7 +89,8 @@ class LongPoll:
 
     async def _delay_after(self, error: ServerFailed, deadline: float) -> None:
         """Wait before another request; raise the error if there is no time for one."""
-        delay = max(self._retry_delay(self._failures), error.retry_after or 0.0)
+        delay = doubling(_MIN_RETRY_DELAY, _MAX_RETRY_DELAY, self._failures)
+        delay = max(delay + self._spread * self._random(), error.retry_after or 0.0)
         self._failures += 1
         if self._clock.seconds() + delay >= deadline:
             raise error

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -13,6 +12,7 @@ from opq_twisted.box.report.answers import Result, Verdict
 from opq_twisted.box.report.content import LastContent, content_of
 from opq_twisted.box.report.exchange import Exchange, ReportComposer
 from opq_twisted.box.state.journal import Journal
+from opq_twisted.common.backoff import doubling
 from opq_twisted.report.document import Report
 
 #: Seconds that an installation waits for its report.
@@ -64,7 +64,6 @@ class ReportScheduler(Service):
         self._spread = min(spread, MAX_SPREAD)
         self._random = random
         self._publish = publish
-        self._backoff = backoffPolicy(_FIRST_BACKOFF, _MAX_BACKOFF, 2.0, lambda: 0.0)
         #: Since the last report that was accepted.
         self._failures = 0
         self._last = LastContent()
@@ -136,7 +135,9 @@ class ReportScheduler(Service):
         """Send a report after a random delay, or when the server wants reports again."""
         if not self.running or self._due is not None:
             return
-        longest = self._backoff(self._failures - 1) if self._failures else self._spread
+        longest = self._spread
+        if self._failures:
+            longest = doubling(_FIRST_BACKOFF, _MAX_BACKOFF, self._failures - 1)
         pause = max(0.0, self._not_before - self._clock.seconds())
         self._due = self._clock.callLater(pause + longest * self._random(), self._send_due)
 

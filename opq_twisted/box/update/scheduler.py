@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from math import inf
 
-from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -12,6 +11,7 @@ from twisted.logger import Logger
 from opq_twisted.box.offers.long_poll import LongPoll
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.updater import Updater
+from opq_twisted.common.backoff import doubling
 from opq_twisted.common.errors import (
     ClockBehind,
     OlderCopy,
@@ -81,7 +81,6 @@ class Scheduler(Service):
         self._announcements = announcements
         self._random = random
         self._retry_after_left = retry_after_left
-        self._backoff = backoffPolicy(_FIRST_BACKOFF, deps.config.check_every, 2.0, lambda: 0.0)
         #: Since the last successful check.
         self._failures = 0
         #: Whether the last check succeeded.
@@ -200,6 +199,6 @@ class Scheduler(Service):
 
     def _back_off(self) -> float:
         """Return the pause after one more failure, in seconds: exponential, with full jitter."""
-        longest = self._backoff(self._failures)
+        longest = doubling(_FIRST_BACKOFF, self._config.check_every, self._failures)
         self._failures += 1
         return max(longest * self._random(), 1.0)

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from opq_twisted.http.endpoints import RobustEndpoint
-from opq_twisted.http.listener import make_endpoint, no_such_port, reason, url_of
+from opq_twisted.http.port import make_endpoint, no_such_port, reason, url_of
 from opq_twisted.http.site import BoundedSite
 
 #: Seconds until the next attempt to listen.

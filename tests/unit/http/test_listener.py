@@ -16,7 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.http import endpoints
 from opq_twisted.http.endpoints import EveryAddress
-from opq_twisted.http.listener import Listener, make_endpoint
+from opq_twisted.http.listener import Listener
+from opq_twisted.http.port import make_endpoint
 from opq_twisted.http.site import BoundedSite
 from tests.helpers.privileges import lacking
 from tests.helpers.resources import hello

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.server import Site
 
 from opq_twisted.common import files
-from opq_twisted.http.listener import make_endpoint
+from opq_twisted.http.port import make_endpoint
 from opq_twisted.http.tls import parse_ssl
 from tests.helpers.certificates import Issued, issue, make_certificate
 from tests.helpers.resources import hello

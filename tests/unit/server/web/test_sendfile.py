@@ -16,7 +16,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from opq_twisted.http.listener import make_endpoint
+from opq_twisted.http.port import make_endpoint
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.indexes import Indexes
