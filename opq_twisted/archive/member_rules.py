@@ -9,10 +9,6 @@ from opq_twisted.archive.name import INSTALL_SCRIPT
 from opq_twisted.archive.tar_reader import Member, quoted
 from opq_twisted.common.errors import ArchiveRefused
 
-#: The largest size of an archive, in bytes.
-MAX_ARCHIVE = 2 << 30
-#: The largest size of the decompressed archive, in bytes.
-LIMIT = 2 << 30
 MAX_MEMBERS = 100_000
 MAX_DEPTH = 32
 MAX_PATH = 1024

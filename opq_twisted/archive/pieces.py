@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from opq_twisted.archive.member_rules import MAX_ARCHIVE
+from opq_twisted.archive.sizes import MAX_ARCHIVE
 from opq_twisted.common import files
 
 #: A piece begins where these bytes are: the header of a bzip2 stream, and that of its first block.

@@ -12,8 +12,8 @@ from attrs import frozen
 from tuf.api.metadata import TargetFile
 
 from opq_twisted.archive.bzip2 import is_whole
-from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.sizes import MAX_ARCHIVE
 from opq_twisted.common import files
 from opq_twisted.common.errors import InvalidName, ReleaseFailed
 from opq_twisted.common.progress_bar import Progress

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest_twisted
 
-from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.sizes import MAX_ARCHIVE
 from opq_twisted.server.catalog.archive_cache import MAX_WANTED
 from tests.functional.conftest import StartDaemon
 from tests.functional.nginx import Answer, ask

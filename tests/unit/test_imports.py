@@ -61,3 +61,21 @@ class ContractTests(SynchronousTestCase):
         status, said = lint_imports(copy)
         self.assertEqual(status, 1, said)
         self.assertIn("attic", said)
+
+
+class AgentTests(SynchronousTestCase):
+    """The idle agent has little memory."""
+
+    def test_without(self) -> None:
+        """The agent imports nothing that only its child processes or the server need."""
+        names = {
+            # Together 0.9 MB, which an idle agent would never use.
+            *("argparse", "tarfile", "opq_twisted.archive.extract.unpack"),
+            # A library of Twisted's client services, 0.4 MB.
+            "automat",
+        }
+        program = f"import sys, opq_twisted.box.service; print(*sorted({names} & set(sys.modules)))"
+        ended = subprocess.run(
+            [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True
+        )
+        self.assertEqual(ended.stdout.split(), [])

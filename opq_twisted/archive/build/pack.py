@@ -14,8 +14,9 @@ from opq_twisted.archive.build.components import AGENT, TRUSTED_ROOT, WHEELS
 from opq_twisted.archive.build.compress import compress
 from opq_twisted.archive.build.contents import Contents, File, unreadable
 from opq_twisted.archive.build.cut import LARGE, Cutter
-from opq_twisted.archive.member_rules import LIMIT, MemberRules
+from opq_twisted.archive.member_rules import MemberRules
 from opq_twisted.archive.name import INSTALL_SCRIPT, TOP_FOLDER, VERIFY_SCRIPT, UpdateName
+from opq_twisted.archive.sizes import LIMIT
 from opq_twisted.archive.tar_reader import Member, quoted
 from opq_twisted.common import files, wording
 from opq_twisted.common.errors import ArchiveRefused, BuildFailed

@@ -7,11 +7,19 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from opq_twisted.archive.extract import unpack
+from opq_twisted.archive.sizes import RESERVE
 from opq_twisted.common.errors import ReleaseFailed
 
 #: Seconds that the unpacker may run: on a box, and for the check of a new release.
 TIMEOUT = 1800.0
+
+#: The unpacker's exit codes for `ArchiveRefused` and `NoRoom`; other failures have other codes.
+REFUSED = 3
+NO_ROOM = 4
+
+#: Only named here: its imports would cost the agent, which starts it, memory.
+_MODULE = "opq_twisted.archive.extract.unpack"
+
 _MAX_OUTPUT = 4096
 
 
@@ -23,9 +31,9 @@ def child_command(version: int, folder: Path | None = None) -> list[str]:
     """
     arguments = [str(version)]
     if folder is not None:
-        arguments = [os.fspath(folder), str(version), f"--reserve={unpack.RESERVE}"]
+        arguments = [os.fspath(folder), str(version), f"--reserve={RESERVE}"]
     # -P: Python must not import modules from the current folder, which others may write to.
-    return [sys.executable, "-P", "-m", unpack.__name__, *arguments]
+    return [sys.executable, "-P", "-m", _MODULE, *arguments]
 
 
 def child_environment() -> dict[str, str]:
@@ -61,7 +69,7 @@ def validate(archive: BinaryIO, version: int) -> None:
         stderr.seek(0)
         printed = stderr.read(_MAX_OUTPUT).decode("utf-8", "replace").strip()
         reason = printed.rpartition("\n")[2]
-    if child.returncode == unpack.REFUSED:
+    if child.returncode == REFUSED:
         raise ReleaseFailed(f"Boxes would refuse this release: {reason}")
     if child.returncode != 0:
         raise ReleaseFailed(

@@ -13,21 +13,16 @@ from typing import BinaryIO
 
 from opq_twisted.archive.bzip2 import is_whole
 from opq_twisted.archive.decompress import Decompress, fastest
+from opq_twisted.archive.extract.child import NO_ROOM, REFUSED
 from opq_twisted.archive.extract.layout import LayoutCheck
 from opq_twisted.archive.extract.limits import set_limits
 from opq_twisted.archive.extract.tree import FOLDER_MODE, Tree
-from opq_twisted.archive.member_rules import LIMIT, MemberRules
+from opq_twisted.archive.member_rules import MemberRules
 from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.sizes import LIMIT, RESERVE
 from opq_twisted.archive.tar_reader import TarStream
 from opq_twisted.common import wording
 from opq_twisted.common.errors import ArchiveRefused, NoRoom, OpqError
-
-#: The exit codes for `ArchiveRefused` and `NoRoom`; other failures have other codes.
-REFUSED = 3
-NO_ROOM = 4
-
-#: The number of bytes of the disk that must stay free.
-RESERVE = 64 << 20
 
 
 def unpack(

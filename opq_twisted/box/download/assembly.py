@@ -13,8 +13,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from opq_twisted.archive.delta import MIN_SIZE, Copy, Delta, compare
-from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.pieces import MAX_INDEX, Index, NoIndex, read_index
+from opq_twisted.archive.sizes import MAX_ARCHIVE
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.verify import Content, InThread, read_in_thread
 from opq_twisted.box.network.update_server import UpdateServerClient

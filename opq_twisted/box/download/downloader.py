@@ -6,9 +6,9 @@ from attrs import define
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.pieces import Index, NoIndex, PieceFinder
 from opq_twisted.archive.release import Release
+from opq_twisted.archive.sizes import MAX_ARCHIVE
 from opq_twisted.box.download import part_file
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.assembly import prepare

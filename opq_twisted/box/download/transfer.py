@@ -9,7 +9,7 @@ from twisted.web import http
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from opq_twisted.archive.delta import Copy, Fetch
-from opq_twisted.archive.extract.unpack import RESERVE
+from opq_twisted.archive.sizes import RESERVE
 from opq_twisted.box.download.assembly import Assembly
 from opq_twisted.box.download.part_file import Part
 from opq_twisted.box.download.progress import ProgressMeter

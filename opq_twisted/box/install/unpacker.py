@@ -9,8 +9,13 @@ from typing import BinaryIO
 
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.archive.extract import unpack
-from opq_twisted.archive.extract.child import TIMEOUT, child_command, child_environment
+from opq_twisted.archive.extract.child import (
+    NO_ROOM,
+    REFUSED,
+    TIMEOUT,
+    child_command,
+    child_environment,
+)
 from opq_twisted.box.install.processes import ProcessRunner
 from opq_twisted.box.install.shortage import code_of
 from opq_twisted.common.errors import ArchiveRefused, BoxUnfit, NoRoom, OpqError
@@ -80,9 +85,9 @@ class Unpacker:
             lines = result.output.strip().splitlines()
             sentence = lines[-1] if lines else f"The unpacking {result}."
             # Only these two statuses are about the archive or the room; all others blame the box.
-            if result.status == unpack.REFUSED:
+            if result.status == REFUSED:
                 raise ArchiveRefused(sentence)
-            if result.status == unpack.NO_ROOM:
+            if result.status == NO_ROOM:
                 raise NoRoom(sentence)
             # A child that says nothing was killed.
             raise BoxUnfit(sentence, code=code_of(sentence) if lines else "busy")

@@ -12,8 +12,9 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.decompress import Decompress, fastest, with_stdlib
-from opq_twisted.archive.extract import unpack as unpack_module
-from opq_twisted.archive.extract.unpack import REFUSED, unpack, validate
+from opq_twisted.archive.extract import child
+from opq_twisted.archive.extract.child import REFUSED
+from opq_twisted.archive.extract.unpack import unpack, validate
 from opq_twisted.box.install.processes import ProcessRunner
 from opq_twisted.box.install.unpacker import Unpacker
 from opq_twisted.common.errors import ArchiveRefused
@@ -154,7 +155,7 @@ class ChildTests(ChildrenCase):
         memory = Path("/dev/shm")
         place = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else self.root))
         self.addCleanup(shutil.rmtree, place)
-        self.patch(unpack_module, "RESERVE", 0)
+        self.patch(child, "RESERVE", 0)
         self.patch(self.unpacker, "folder", place / "unpacked")
         await self.unpack()
         found = [*self.unpacker.folder.rglob("*")]

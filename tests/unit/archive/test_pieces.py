@@ -8,7 +8,6 @@ import tempfile
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.pieces import (
     MAGIC,
     MAX_INDEX,
@@ -18,6 +17,7 @@ from opq_twisted.archive.pieces import (
     PieceFinder,
     read_index,
 )
+from opq_twisted.archive.sizes import MAX_ARCHIVE
 
 
 def index_of(data: bytes) -> Index:

@@ -14,7 +14,7 @@ from attrs import evolve
 from tuf.api.metadata import MetaFile, Snapshot
 from tuf.ngclient import UpdaterConfig
 
-from opq_twisted.archive.member_rules import MAX_ARCHIVE
+from opq_twisted.archive.sizes import MAX_ARCHIVE
 from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.signing import publish as publishing
 from opq_twisted.signing.dry_run import is_channel_target

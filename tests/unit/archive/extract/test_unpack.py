@@ -19,7 +19,8 @@ from opq_twisted.archive.decompress import (
     with_lbzip2,
     with_stdlib,
 )
-from opq_twisted.archive.extract.unpack import NO_ROOM, REFUSED, unpack
+from opq_twisted.archive.extract.child import NO_ROOM, REFUSED
+from opq_twisted.archive.extract.unpack import unpack
 from opq_twisted.archive.member_rules import MemberRules
 from opq_twisted.archive.tar_reader import Member
 from opq_twisted.common.errors import ArchiveRefused, NoRoom

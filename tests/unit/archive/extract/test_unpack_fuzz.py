@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opq_twisted.archive.decompress import Decompress, fastest, with_stdlib
-from opq_twisted.archive.extract.unpack import NO_ROOM, REFUSED, unpack
+from opq_twisted.archive.extract.child import NO_ROOM, REFUSED
+from opq_twisted.archive.extract.unpack import unpack
 from opq_twisted.common.errors import ArchiveRefused, NoRoom
 from tests.helpers.archives import (
     BLOCK,

@@ -8,6 +8,7 @@ import sys
 
 from twisted.internet.defer import CancelledError, Deferred
 
+from opq_twisted.archive.extract import child
 from opq_twisted.archive.extract import unpack as unpack_module
 from opq_twisted.box.install.processes import TERMINATION_GRACE, ProcessRunner
 from opq_twisted.box.install.unpacker import Unpacker
@@ -125,12 +126,12 @@ class UnpackerTests(ChildrenCase):
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             status = unpack_module.main([str(NEW)])
-        self.assertNotIn(status, (0, unpack_module.REFUSED, unpack_module.NO_ROOM))
+        self.assertNotIn(status, (0, child.REFUSED, child.NO_ROOM))
         self.assertIn("could not be unpacked: there is too little memory.", said.getvalue())
 
     async def test_no_room(self) -> None:
         """When the disk has too little room, the archive is not to blame."""
-        self.patch(unpack_module, "RESERVE", 1 << 60)
+        self.patch(child, "RESERVE", 1 << 60)
         make_archive(self.archive, NEW)
         self.assertIn("make room, then try again", await self.refusal(NoRoom))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from twisted.internet.defer import maybeDeferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.archive.member_rules import MAX_ARCHIVE
 from opq_twisted.archive.pieces import MAGIC, MAX_INDEX, MAX_PIECES, Index, read_index
+from opq_twisted.archive.sizes import MAX_ARCHIVE
 from opq_twisted.server.catalog.archive_cache import compute_from
 from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Archive, Catalog
