@@ -17,7 +17,7 @@ from twisted.web.http import (
 )
 from twisted.web.server import NOT_DONE_YET
 
-from opq_twisted.fleet.reports.answer import Answer, choose_retry_after
+from opq_twisted.fleet.reports.answer import Answer, choose_retry_after, refuse_for_now
 from opq_twisted.fleet.reports.client_network import find_network
 from opq_twisted.fleet.reports.inbox import Inbox
 from opq_twisted.fleet.reports.incoming import Incoming
@@ -34,6 +34,10 @@ _SIGNATURE = re.compile(rb"[A-Za-z0-9+/]{86}==")
 
 #: RFC 6585, section 4.
 TOO_MANY_REQUESTS = 429
+
+#: The time of 2024-01-01. A machine without a battery begins in 1970, and what it stored then would
+#: soon be deleted for its age.
+_EARLIEST = 1_704_067_200.0
 
 #: Seconds after which a connection without an answer is cut. The report may be stored nevertheless.
 _TIMEOUT = 60
@@ -78,7 +82,9 @@ class ReportResource(PlainResource):
         self.results: Counter[str] = Counter()
 
     def render_POST(self, request: BoundedRequest) -> Reply | int:
-        """Reply 400 or 429 at once, or when the report is stored."""
+        """Reply 400, 429 or 503 at once, or when the report is stored."""
+        if self._now() < _EARLIEST:
+            return self._answered(refuse_for_now("clock"))
         network = find_network(request, self._trusted)
         if network is not None and not self._rate_limit.take_token(network):
             return self._answered(

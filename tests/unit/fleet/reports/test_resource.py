@@ -51,7 +51,8 @@ class ResourceTests(SynchronousTestCase):
         self.said = logged(self)
         self.clock = ReactorClock()
         self.inbox = FakeInbox()
-        self.resource = ReportResource(self.clock, self.inbox, lambda: NOW, _TRUSTED)
+        self.now = NOW
+        self.resource = ReportResource(self.clock, self.inbox, lambda: self.now, _TRUSTED)
         root = PlainResource()
         root.putChild(b"report", self.resource)
         self.site = BoundedSite(self.clock, root, ConnectionLimits(trusted=_TRUSTED))
@@ -105,6 +106,14 @@ class ResourceTests(SynchronousTestCase):
         self.assertEqual(response.headers["Content-Type"], "application/json")
         self.assertEqual(response.headers["Cache-Control"], "no-store")
         self.assertNotIn("Retry-After", response.headers)
+
+    def test_no_time_yet(self) -> None:
+        """A server that has not got the time yet lets boxes come again, and stores nothing."""
+        self.now = 90.0
+        sentence = "The report cannot be stored now. Try again in a little while."
+        response = self.assert_refused(self.post(self.report()), 503, sentence)
+        self.assertIn("Retry-After", response.headers)
+        self.assertEqual(self.resource.results, {"clock": 1})
 
     def test_older_number(self) -> None:
         """A box whose number is too small is told the last one."""
