@@ -61,7 +61,7 @@ RELEASE_AT_FAULT = frozenset(
 
 
 class Waiting(StrEnum):
-    """What a box waits for that knows of a release and does not install it now."""
+    """What a box waits for if it knows a newer release and does not install it now."""
 
     TURN = "turn"
     HELD = "held"
