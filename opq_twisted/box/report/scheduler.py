@@ -10,9 +10,9 @@ from twisted.logger import Logger
 
 from opq_twisted.box.report.answers import Result, Verdict
 from opq_twisted.box.report.content import LastContent, content_of
+from opq_twisted.box.report.delay import Delay
 from opq_twisted.box.report.exchange import Exchange, ReportComposer
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.common.backoff import doubling
 from opq_twisted.report.document import Report
 
 #: Seconds that an installation waits for its report.
@@ -20,12 +20,6 @@ _INSTALL_TIMEOUT = 10.0
 
 #: Seconds: the first report comes so long after the agent's start, and at most so much later.
 _FIRST_DELAY, _FIRST_SPREAD = 60.0, 540.0
-
-#: Seconds: the longest random delay of a report.
-MAX_SPREAD = 30.0
-
-#: Seconds: the random delay of a report after failures grows from the first to the second.
-_FIRST_BACKOFF, _MAX_BACKOFF = 60.0, 1800.0
 
 #: Seconds after which the box asks a server again that takes no reports.
 _DAY = 24 * 3600.0
@@ -61,14 +55,10 @@ class ReportScheduler(Service):
         self._exchange = exchange
         self._composer = composer
         self._journal = journal
-        self._spread = min(spread, MAX_SPREAD)
         self._random = random
         self._publish = publish
-        #: Since the last report that was accepted.
-        self._failures = 0
+        self._delay = Delay(clock, spread, random)
         self._last = LastContent()
-        #: The time by the clock until which the server wants no reports.
-        self._not_before = 0.0
         #: The call that starts the service's own first report; None after it.
         self._first: IDelayedCall | None = None
         #: The call that sends the next report.
@@ -118,7 +108,7 @@ class ReportScheduler(Service):
 
         :raises CancelledError: if it is cancelled.
         """
-        if not self.running or self._clock.seconds() < self._not_before:
+        if not self.running or not self._delay.is_over:
             return
         reported: Deferred[None] = Deferred()
         self._waiters.append(reported)
@@ -135,11 +125,7 @@ class ReportScheduler(Service):
         """Send a report after a random delay, or when the server wants reports again."""
         if not self.running or self._due is not None:
             return
-        longest = self._spread
-        if self._failures:
-            longest = doubling(_FIRST_BACKOFF, _MAX_BACKOFF, self._failures - 1)
-        pause = max(0.0, self._not_before - self._clock.seconds())
-        self._due = self._clock.callLater(pause + longest * self._random(), self._send_due)
+        self._due = self._clock.callLater(self._delay.choose(), self._send_due)
 
     def _send_due(self) -> None:
         self._due = None
@@ -176,8 +162,8 @@ class ReportScheduler(Service):
         except CancelledError:
             raise
         except Exception as error:
+            self._delay.fail()
             # The log of a box must not fill up with the same traceback.
-            self._failures += 1
             if self._is_new(repr(error)):
                 self._log.failure("The report failed")
 
@@ -185,21 +171,18 @@ class ReportScheduler(Service):
         return content_of(self._composer.compose(0))
 
     def _handle(self, result: Result) -> None:
-        now = self._clock.seconds()
-        self._not_before = now + result.retry_after
         if result.verdict is Verdict.ACCEPTED:
             self._accept(result)
             return
         if self._is_new(result.sentence):
             self._log.info("The report was not accepted: {why}", why=result.sentence)
-        self._failures += 1
+        self._delay.fail(_DAY if result.verdict is Verdict.NO_FLEET else result.retry_after)
         if result.verdict is Verdict.REFUSED:
-            self._last.refuse(content_of(result.report), now)
-        elif result.verdict is Verdict.NO_FLEET:
-            self._not_before = now + _DAY
+            self._last.refuse(content_of(result.report), self._clock.seconds())
 
     def _accept(self, result: Result) -> None:
-        self._failures, self._logged, self._not_before = 0, "", 0.0
+        self._delay.succeed()
+        self._logged = ""
         # Something may have happened during the request, or the report has not all attempts.
         is_current = self._content() == content_of(result.report)
         try:
