@@ -128,7 +128,7 @@ def measure_steady(name: str, plain: Server, server: Server, requests: list[byte
         stretch = requests[begin : begin + size]
         duration = len(stretch) / RATE
         with asking_for_version(plain.port, alone):
-            time.sleep(duration / 5)
+            time.sleep(duration / 10)
         with asking_for_version(server.port, meanwhile):
             seconds += send(server.port, stretch, duration).seconds
     report(f"{name}: ms until a report is stored, median", 1000 * median(seconds))
