@@ -22,7 +22,7 @@ MAX_BATCH = 100
 
 #: Reports that wait, and the bytes of their bodies. Each costs some 10 kB with its connection; more
 #: connections than these wait in the kernel, or come again.
-MAX_WAITING = 2000
+MAX_WAITING = 1000
 MAX_BYTES = 8 << 20
 
 #: Seconds after which a batch that has not ended counts as one that the database does not take.
