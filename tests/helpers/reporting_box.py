@@ -29,9 +29,8 @@ class ReportingBox:
         self.private = Ed25519PrivateKey.generate()
         self.public = self.private.public_key().public_bytes_raw()
         self.key = key_id(self.public)
-        self.report = evolve(
-            REPORT, key=self.key, seq=0, box=number, pubkey=self.public.hex(), **fields
-        )
+        own = {"key": self.key, "seq": 0, "box": number, "pubkey": self.public.hex()}
+        self.report = evolve(REPORT, **{**own, **fields})
 
     def prove(self, token: str) -> None:
         """Let the reports have the proof of a token."""
