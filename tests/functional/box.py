@@ -131,6 +131,10 @@ class Box:
             str(self.prefix / "current" / "box-configuration-daemon" / "bin" / "opq-box-agent"),
         )
 
+    def report_promptly(self) -> None:
+        """From now on, start an agent that reports within a second, also after failures."""
+        self.program = (sys.executable, "-P", str(Path(__file__).with_name("prompt_agent.py")))
+
     def launch(self, *options: object) -> Server:
         """Start the agent's process."""
         self.agent = self._spawn(

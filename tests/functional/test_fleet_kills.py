@@ -139,6 +139,7 @@ async def test_kills(
     url = postgres.url(postgres.new_database()) if has_postgres else f"sqlite:///{tmp_path}/fleet"
     migrate_database(url)
     box = Box(spawn, tmp_path / "box")
+    box.report_promptly()
     box.install(OLD)
     box.keep_as_last_good(good)
     box.pin((signed.folder / "1.root.json").read_bytes())

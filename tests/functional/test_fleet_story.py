@@ -49,6 +49,7 @@ class Fleet:
     def _make_box(self, spawn: Spawn, folder: Path, good: Path) -> Box:
         made = Box(spawn, folder)
         made.number = int(folder.name)
+        made.report_promptly()
         made.install(OLD)
         made.keep_as_last_good(good)
         made.pin((self.server.signed.folder / "1.root.json").read_bytes())
