@@ -21,6 +21,9 @@ NEWEST = 200
 #: Rows of a batch; for attempts, the boxes of a batch.
 BATCH = 500
 
+#: The time of 2024-01-01: a machine without a battery begins in 1970.
+_EARLIEST = 19_723 * _DAY
+
 
 def delete_attempts(connection: Connection, now: float, after: int) -> int | None:
     """
@@ -79,8 +82,13 @@ def delete_boxes(connection: Connection, now: float) -> bool:
 
 
 def delete_audit(connection: Connection, now: float) -> bool:
-    """Delete the oldest rows of the audit; returns whether there may be more of them."""
-    old = select(audit.c.id).where(audit.c.at < now - AUDIT * _DAY).limit(BATCH)
+    """
+    Delete the oldest rows of the audit; returns whether there may be more of them.
+
+    Those of a machine that had not got the time yet stay: nobody knows how old they are.
+    """
+    is_old = audit.c.at.between(_EARLIEST, now - AUDIT * _DAY)
+    old = select(audit.c.id).where(is_old).limit(BATCH)
     return _is_full(connection.execute(delete(audit).where(audit.c.id.in_(old))))
 
 

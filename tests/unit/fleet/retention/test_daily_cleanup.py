@@ -194,6 +194,13 @@ class TestExpiry(_Case):
         self.flushLoggedErrors()
         self.assertEqual(self.count(audit), 2)
 
+    def test_audit_without_the_time(self) -> None:
+        """A row from before the machine had got the time is no old one."""
+        row = {"who": "anna", "what": "hold", "change": "Held.", "because": "It fails.", "at": 60.0}
+        self.write(lambda store: store.execute(insert(audit), [row]))
+        self.assertFalse(self.write(lambda store: delete_audit(store, time.time())))
+        self.assertEqual(self.count(audit), 1)
+
     def test_batches(self) -> None:
         """A batch is small, and tells whether another one is needed."""
         rows = [
