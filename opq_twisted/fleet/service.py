@@ -10,6 +10,7 @@ from opq_twisted.common.errors import CannotStart
 from opq_twisted.fleet.control.site import make_control, make_root
 from opq_twisted.fleet.metrics import FleetMetrics
 from opq_twisted.fleet.presence import Presence
+from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.apply import apply
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
 from opq_twisted.fleet.reports.inbox import Inbox
@@ -53,9 +54,14 @@ class Fleet(MultiService):
         #: The boxes that wait for a release.
         self.presence = Presence(waiting)
         enrolment = EnrolmentPolicy(settings.enrolment, settings.token)
+
+        def committed(answers: Sequence[Answer]) -> Sequence[Answer]:
+            enrolment.confirm(now())
+            return answers
+
         inbox = Inbox(
             reactor,
-            self.database.write_with_room,
+            lambda change: self.database.write_with_room(change).addCallback(committed),
             lambda store, batch: apply(store, batch, enrolment),
         )
         inbox.setServiceParent(self)

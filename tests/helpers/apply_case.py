@@ -21,7 +21,9 @@ class ApplyCase(StoreCase):
 
     def apply(self, *batch: Incoming) -> list[Answer]:
         """Apply a batch in a transaction of its own."""
-        return self.write(lambda connection: apply(connection, batch, self.policy))
+        answers = self.write(lambda connection: apply(connection, batch, self.policy))
+        self.policy.confirm(max((each.received for each in batch), default=0.0))
+        return answers
 
     def results(self, *batch: Incoming) -> list[tuple[int, str]]:
         """Apply a batch, and return the codes and results."""

@@ -34,8 +34,8 @@ def apply(
     """
     Verify and store reports in the order of the batch, and return the answer to each.
 
-    The answers are true only after the commit. A report that is refused changes nothing, and does
-    not disturb the others.
+    The answers are true only after the commit: call `enrolment.confirm` then. A report that is
+    refused changes nothing, and does not disturb the others.
 
     :raises SQLAlchemyError: if the database fails, or another server is in the way. Nothing may be
         committed then; the same batch can be applied again.
@@ -49,8 +49,7 @@ def apply(
     state.load(connection, signed)
     answers = [refusal or state.apply(each) for each, refusal in zip(batch, refusals, strict=True)]
     state.save(connection)
-    if signed:
-        enrolment.new_keys.add(authenticator.networks, signed[0].received)
+    enrolment.stage(authenticator.networks)
     return answers
 
 

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
 
 from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.incoming import Incoming
@@ -82,6 +82,8 @@ class EnrolmentPolicy:
     new_keys: NewKeyCounts = Factory(NewKeyCounts)
     #: Gives a number between two others.
     random: Callable[[float, float], float] = random.uniform
+    #: The new keys of the batch that is under way, by network.
+    _staged: Counter[str] = field(init=False, factory=Counter)
 
     def refuse(self, incoming: Incoming, more: Counter[str]) -> Answer | None:
         """
@@ -94,6 +96,16 @@ class EnrolmentPolicy:
         if self.new_keys.is_full(incoming.network, incoming.received, more):
             return Answer(429, "too-many-keys", retry_after=self.random(*_LATER))
         return None
+
+    def stage(self, more: Counter[str]) -> None:
+        """Note the new keys of a batch, which may still fail, or be applied again."""
+        self._staged.clear()
+        self._staged.update(more)
+
+    def confirm(self, now: float) -> None:
+        """Count the new keys of a batch: it was committed. Now is in seconds since the epoch."""
+        self.new_keys.add(self._staged, now)
+        self._staged.clear()
 
     def is_proved(self, public: bytes, proof: str | None) -> bool:
         """Whether a new key, whose signature is valid, has the proof that this mode wants."""

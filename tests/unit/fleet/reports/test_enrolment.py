@@ -3,10 +3,12 @@
 from collections import Counter
 
 from attrs import evolve
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.reports import enrolment
+from opq_twisted.fleet.reports.apply import apply
 from opq_twisted.fleet.reports.enrolment import (
     MAX_FROM_NETWORK,
     MAX_NETWORKS,
@@ -249,9 +251,22 @@ class TestTooMany(ApplyCase):
         self.assertEqual(len(self.boxes()), 1)
 
     def test_failed_transaction(self) -> None:
-        """Keys of a transaction that failed before its end are not counted."""
+        """Keys of a transaction that failed are not counted, whenever it did."""
         boxes = [ReportingBox(number) for number in range(MAX_FROM_NETWORK)]
         batch = [box.send() for box in boxes]
+
+        def fail_at_the_end(connection: Connection) -> None:
+            apply(connection, batch, self.policy)
+            raise KeyError
+
+        for _ in range(2):
+            self.assertRaises(KeyError, self.write, fail_at_the_end)
+        self.assertEqual(self.results(*batch), [(200, "stored")] * MAX_FROM_NETWORK)
+        self.assertEqual(self.results(ReportingBox(99).send()), [(429, "too-many-keys")])
+
+    def test_broken_transaction(self) -> None:
+        """Keys of a transaction that failed before its end are not counted."""
+        batch = [ReportingBox(number).send() for number in range(MAX_FROM_NETWORK)]
         self.write(lambda connection: connection.exec_driver_sql("DROP TABLE attempt"))
         for _ in range(2):
             self.assertRaises(StoreUnavailable, self.apply, *batch)
