@@ -105,6 +105,12 @@ async def shown(box: Box) -> dict[str, Any]:
     return content
 
 
+def reported(box: Box) -> list[bool]:
+    """Read which attempts in the journal are acknowledged."""
+    journal = json.loads((box.state_dir / "journal.json").read_text())
+    return [each["reported"] for each in journal["attempts"]]
+
+
 @pytest_twisted.ensureDeferred
 async def test_update(box: Box, server: ReportServer, updates: Path) -> None:
     """An update is reported before it and after the reboot, as one attempt with one outcome."""
@@ -127,8 +133,7 @@ async def test_update(box: Box, server: ReportServer, updates: Path) -> None:
     [attempt] = after.attempts
     assert (attempt.release, attempt.previous, attempt.automatic) == (NEW, OLD, False)
     # It is not reported again: neither by this agent nor by the next one.
-    journal = json.loads((box.state_dir / "journal.json").read_text())
-    assert [each["reported"] for each in journal["attempts"]] == [True]
+    await eventually(lambda: reported(box) == [True])
 
     status = await box.shows(lambda status: status["last_report"])
     assert (status["fingerprint"], status["report_answer"]) == (

@@ -121,7 +121,7 @@ def count_attempts(connection: Connection, boxes: Collection[int], since: float)
     if not boxes:
         return Counter()
     rows = connection.execute(_COUNT_ATTEMPTS, {"boxes": list(boxes), "since": since})
-    return Counter(dict(rows.tuples().all()))
+    return Counter({row[0]: row[1] for row in rows})
 
 
 def save(connection: Connection, changes: Changes) -> None:
