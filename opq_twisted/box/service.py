@@ -65,7 +65,7 @@ from opq_twisted.http.connection_limits import (
 )
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.report.codes import Waiting
-from opq_twisted.trust.tuf_client import METADATA
+from opq_twisted.trust.metadata_files import METADATA
 
 #: Limits on simultaneous connections to the page: in total, per network (a /64 in IPv6, which may
 #: be the whole home), and per address. A browser opens up to 6.

@@ -13,7 +13,7 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
 from opq_twisted.trust import keys
 from opq_twisted.trust.key_ids import verify_key_ids
-from opq_twisted.trust.tuf_client import max_size
+from opq_twisted.trust.metadata_files import max_size
 
 #: The folder for keys that no root names any more.
 RETIRED = "retired"

@@ -11,8 +11,8 @@ from opq_twisted.common.errors import InvalidName, ReleaseFailed, Untrusted
 from opq_twisted.signing.dry_run import is_channel_target
 from opq_twisted.signing.repository import Repository
 from opq_twisted.signing.signer import RepositorySigner, archives_in_use
+from opq_twisted.trust.metadata_files import max_size
 from opq_twisted.trust.offer import read_before, read_offer
-from opq_twisted.trust.tuf_client import max_size
 
 #: Bytes of the targets: the most that a box reads, and when people are warned.
 _MAX_SIZE = max_size(f"{Targets.type}.json")

@@ -12,7 +12,7 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.signing.key_folder import KeyFolder
 from opq_twisted.trust.key_ids import verify_key_ids
-from opq_twisted.trust.tuf_client import max_size
+from opq_twisted.trust.metadata_files import max_size
 
 #: Bytes: two indented roots of the size that boxes read.
 _MAX_SIZE = 4 << 20

@@ -12,7 +12,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from opq_twisted.common.errors import ReleaseFailed
-from opq_twisted.trust.tuf_client import max_size
+from opq_twisted.trust.metadata_files import max_size
 
 #: `HOST:PATH` of rsync, with a user before it; no part can be taken for an option, or for more than
 #: one word by a shell on the server.

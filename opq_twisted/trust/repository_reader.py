@@ -13,7 +13,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY
 from opq_twisted.trust.key_ids import verify_key_ids
-from opq_twisted.trust.tuf_client import METADATA, max_size
+from opq_twisted.trust.metadata_files import METADATA, max_size
 
 #: The names of metadata files (TUF specification, section 7): a version and a role, or no version.
 NAME = re.compile(r"(?:([1-9][0-9]{0,14})\.([A-Za-z0-9_-]{1,64})|timestamp)\.json", re.ASCII)

@@ -16,9 +16,7 @@ from tuf.ngclient import FetcherInterface, TargetFile, Updater, UpdaterConfig
 from opq_twisted.common import files
 from opq_twisted.common.errors import Untrusted
 from opq_twisted.trust.key_ids import verify_key_ids_in
-
-#: The name of the folder of the signed metadata, in the updates directory and in URLs.
-METADATA = "tuf"
+from opq_twisted.trust.metadata_files import max_size
 
 _ROOT_SUFFIX = ".root.json"
 
@@ -74,18 +72,6 @@ class Fetched(FetcherInterface):
 
     def _fetch(self, url: str) -> Any:
         raise NotImplementedError("archives are fetched by the box's own downloader")
-
-
-def max_size(url: str) -> int:
-    """
-    Return how many bytes of a metadata file a box reads, whatever length is signed for it.
-
-    :param url: its URL or name, such as `2.targets.json`; a delegated role counts as targets.
-    """
-    role = url.rsplit("/", 1)[-1].split(".")[-2]
-    config = UpdaterConfig()
-    size: int = getattr(config, f"{role}_max_length", config.targets_max_length)
-    return size
 
 
 def look_up(

@@ -10,9 +10,9 @@ from opq_twisted.box.offers.clock_floor import ClockFloor
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.common.errors import UnsignedRefused, Untrusted
+from opq_twisted.trust.metadata_files import METADATA, max_size
 from opq_twisted.trust.offer import Offer, read_offer
 from opq_twisted.trust.pace import read_pace
-from opq_twisted.trust.tuf_client import METADATA, max_size
 
 #: Bytes; the limit for a root from the server is the same.
 _MAX_ROOT = max_size("root.json")

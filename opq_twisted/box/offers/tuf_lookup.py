@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 from tuf.api.exceptions import (
@@ -11,15 +12,16 @@ from tuf.api.exceptions import (
     ExpiredMetadataError,
     RepositoryError,
 )
-from tuf.api.metadata import Timestamp
-from tuf.ngclient import TargetFile
+from tuf.api.metadata import TargetFile, Timestamp
 from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
 
 from opq_twisted.box.download.verify import InThread
 from opq_twisted.common.errors import OlderCopy, ServerFailed, Stale, Untrusted
-from opq_twisted.trust.tuf_client import Fetched, Need, is_older_copy, look_up, read_timestamp
+
+if TYPE_CHECKING:
+    from opq_twisted.trust.tuf_client import Fetched
 
 #: Seconds that a lookup may take, including all downloads.
 _TIMEOUT = 600.0
@@ -45,6 +47,9 @@ class SignedMetadata:
     That client would block while it downloads. So it runs in a thread, with the files downloaded
     so far. When it needs another file, the reactor downloads that, and the client starts again. A
     lookup ends at once when it is cancelled.
+
+    The client is imported by the first lookup. It imports an HTTP library, 2 MB of memory that a
+    box without a trusted root does not need.
     """
 
     def __init__(
@@ -101,6 +106,8 @@ class SignedMetadata:
             ) from None
 
     async def _look_up(self, base_url: str, root: bytes, target: str | None) -> Found:
+        from opq_twisted.trust.tuf_client import Fetched, Need
+
         fetched = Fetched()
         self._cache.mkdir(parents=True, exist_ok=True)
         while True:
@@ -118,7 +125,9 @@ class SignedMetadata:
             missing = DownloadHTTPError(f"there is no {wanted.url}", 404)
             fetched.keep(wanted.url, missing if content is None else content)
 
-    def _work(self, base_url: str, root: bytes, fetched: Fetched, target: str | None) -> Found:
+    def _work(self, base_url: str, root: bytes, fetched: "Fetched", target: str | None) -> Found:
+        from opq_twisted.trust.tuf_client import is_older_copy, look_up, read_timestamp
+
         with self._cache_lock:
             # After a power cut, temporary files of TUF's client may remain.
             for left in self._cache.glob("tmp*"):

@@ -11,8 +11,8 @@ from opq_twisted.common.errors import Untrusted
 from opq_twisted.server.catalog.snapshot import Archive
 from opq_twisted.server.timestamp.select import channels, releases_of
 from opq_twisted.server.timestamp.state import MetadataState
+from opq_twisted.trust.metadata_files import METADATA
 from opq_twisted.trust.offer import STABLE, Offer, is_channel, read_offer
-from opq_twisted.trust.tuf_client import METADATA
 
 
 class SignatureStatus(Enum):

@@ -19,8 +19,8 @@ from opq_twisted.http.resource import FunctionResource, PlainResource
 from opq_twisted.server.catalog.snapshot import Identity, identify
 from opq_twisted.server.timestamp.state import MetadataState
 from opq_twisted.server.timestamp.store import read
+from opq_twisted.trust.metadata_files import METADATA
 from opq_twisted.trust.repository_reader import NAME, TIMESTAMP_FILE, Unusable
-from opq_twisted.trust.tuf_client import METADATA
 
 #: Maximum of the cached bytes and files: one file of the maximum size for boxes, and usual ones.
 _MAX_CACHED = 6_000_000

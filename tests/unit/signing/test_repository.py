@@ -12,7 +12,6 @@ from typing import Any
 
 from attrs import evolve
 from tuf.api.metadata import MetaFile, Snapshot
-from tuf.ngclient import UpdaterConfig
 
 from opq_twisted.archive.sizes import MAX_ARCHIVE
 from opq_twisted.common.errors import KeyUnusable, ReleaseFailed
@@ -21,7 +20,7 @@ from opq_twisted.signing.dry_run import is_channel_target
 from opq_twisted.signing.publish import Terms, publish
 from opq_twisted.signing.root_keys import RootSigner
 from opq_twisted.signing.status import inspect
-from opq_twisted.trust import tuf_client
+from opq_twisted.trust import metadata_files
 from opq_twisted.trust.offer import Offer
 from opq_twisted.trust.repository_reader import Document
 from tests.helpers.archives import (
@@ -370,8 +369,7 @@ class PublishRefusalTests(HoldersCase):
 
     def test_too_large(self) -> None:
         """Metadata that is larger than boxes read is refused."""
-        small = UpdaterConfig(targets_max_length=1200)
-        self.patch(tuf_client, "UpdaterConfig", lambda: small)
+        self.patch(metadata_files, "_MAX_SIZES", {**metadata_files._MAX_SIZES, "targets": 1200})
         self.refuses(self.archive(NEWER), "3.targets.json", "1200 are read")
 
     def test_at_once(self) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from tuf.api.metadata import Timestamp
 
 from opq_twisted.server.timestamp.state import MetadataState
+from opq_twisted.trust.metadata_files import max_size
 from opq_twisted.trust.pace import ALL, FIELD, HELD, ChannelRelease, Pace, PaceUnknown
-from opq_twisted.trust.tuf_client import max_size
 from tests.helpers.archives import name_of
 from tests.helpers.fake_paces import FakePaces
 from tests.helpers.signed_metadata import DAY, channel, make_key
