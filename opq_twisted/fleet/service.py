@@ -53,19 +53,7 @@ class Fleet(MultiService):
         self.pace_observers: list[Callable[[], None]] = []
         #: The boxes that wait for a release.
         self.presence = Presence(waiting)
-        enrolment = EnrolmentPolicy(settings.enrolment, settings.token)
-
-        def committed(answers: Sequence[Answer]) -> Sequence[Answer]:
-            enrolment.confirm(now())
-            return answers
-
-        inbox = Inbox(
-            reactor,
-            lambda change: self.database.write_with_room(change).addCallback(committed),
-            lambda store, batch: apply(store, batch, enrolment),
-        )
-        inbox.setServiceParent(self)
-        DailyCleanup(reactor, self.database, now).setServiceParent(self)
+        inbox = self._make_inbox(reactor, settings, now)
         #: `POST /report`.
         self.reports = ReportResource(reactor, inbox, now, trusted)
         self.metrics = FleetMetrics(reactor, self.reports, inbox, self.database.read)
@@ -75,10 +63,15 @@ class Fleet(MultiService):
             lambda: sum(self.presence.waiting_now().values()),
             self._notify_pace_changed,
         )
-        make_control(reactor, settings.socket, root).setServiceParent(self)
-        RolloutWatch(
-            reactor, lambda: self.database.read(current_rollouts), self.pace_observers
-        ).setServiceParent(self)
+        for each in (
+            inbox,
+            DailyCleanup(reactor, self.database, now),
+            make_control(reactor, settings.socket, root),
+            RolloutWatch(
+                reactor, lambda: self.database.read(current_rollouts), self.pace_observers
+            ),
+        ):
+            each.setServiceParent(self)
 
     def startService(self) -> None:
         """Start the threads of the database first."""
@@ -94,6 +87,19 @@ class Fleet(MultiService):
         """Stop everything that uses the database, and close it."""
         stopped: Deferred[None] = super().stopService()
         return stopped.addCallback(lambda _: self.database.stop())
+
+    def _make_inbox(self, reactor: Any, settings: FleetSettings, now: Callable[[], float]) -> Inbox:
+        enrolment = EnrolmentPolicy(settings.enrolment, settings.token)
+
+        def committed(answers: Sequence[Answer]) -> Sequence[Answer]:
+            enrolment.confirm(now())
+            return answers
+
+        return Inbox(
+            reactor,
+            lambda change: self.database.write_with_room(change).addCallback(committed),
+            lambda store, batch: apply(store, batch, enrolment),
+        )
 
     def _notify_pace_changed(self) -> bool:
         """Call the observers; returns whether there are any, because this process signs."""

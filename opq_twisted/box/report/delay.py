@@ -31,7 +31,7 @@ class Delay:
 
     @property
     def is_over(self) -> bool:
-        """Whether the server takes a report now, as far as it has said."""
+        """Whether the time is over for which the server wants no reports."""
         return self._clock.seconds() >= self._not_before
 
     def choose(self) -> float:

@@ -1,4 +1,4 @@
-"""Answers in JSON that take a while, because the database is asked first."""
+"""Answers requests of `opq-fleet` in JSON, when the database has answered."""
 
 import json
 from collections.abc import Coroutine, Mapping
@@ -43,14 +43,14 @@ _CODES: Mapping[type[OpqError], int] = {
 
 
 def answer_later(
-    request: BoundedRequest, finding: Coroutine[Deferred[Any], Any, Mapping[str, Any]]
+    request: BoundedRequest, answer: Coroutine[Deferred[Any], Any, Mapping[str, Any]]
 ) -> int:
     """Answer with what a coroutine returns, or with its error, unless the client goes away."""
     gone = request.notifyFinish()
     gone.addErrback(lambda _: None)
 
     async def finish() -> None:
-        reply = await _reply(finding)
+        reply = await _reply(answer)
         if not gone.called:
             request.reply(reply)
 
@@ -65,9 +65,9 @@ def as_json(code: int, content: Mapping[str, Any]) -> Reply:
     return Reply.of(code, json.dumps(content).encode() + b"\n", b"application/json")
 
 
-async def _reply(finding: Coroutine[Deferred[Any], Any, Mapping[str, Any]]) -> Reply:
+async def _reply(answer: Coroutine[Deferred[Any], Any, Mapping[str, Any]]) -> Reply:
     try:
-        return as_json(OK, await finding)
+        return as_json(OK, await answer)
     except OpqError as error:
         code = _CODES.get(type(error), CONFLICT)
         mistakes = {"mistakes": error.mistakes} if isinstance(error, NotAdmitted) else {}

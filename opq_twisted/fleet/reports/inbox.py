@@ -40,7 +40,7 @@ class _Waiting:
     answered: Deferred[Answer] = field(factory=Deferred)
 
     def answer(self, answer: Answer) -> None:
-        """Answer, unless the sender was told to come again already."""
+        """Answer, unless the sender was asked to come again before."""
         if not self.answered.called:
             self.answered.callback(answer)
 

@@ -8,7 +8,7 @@ from opq_twisted.report.document import Report
 
 @frozen(kw_only=True)
 class StoredBox:
-    """The row of a key, as far as the next report is judged by it."""
+    """The columns of a key that decide about its next report."""
 
     #: The number of the row; 0 while there is none.
     row: int = 0

@@ -6,7 +6,7 @@ from opq_twisted.common.errors import OpqError
 
 
 class StoreUnavailable(OpqError):
-    """The database cannot be used now. A change may have been made, but nobody was told so."""
+    """The database cannot be used now. Whether the change was made is not known."""
 
 
 class WrongDatabase(OpqError):

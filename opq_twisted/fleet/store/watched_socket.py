@@ -24,7 +24,7 @@ _TIMER = "opq_timer"
 
 
 def watch_sockets(engine: Engine) -> None:
-    """Let each transaction of an engine end in time, be it with an error."""
+    """Let each transaction of an engine end in time, if need be with an error."""
     event.listen(engine, "connect", _connected)
     event.listen(engine, "checkout", _checked_out)
     event.listen(engine, "checkin", _checked_in)
