@@ -1,1 +1,1 @@
-"""The fleet: what boxes report, what they run, and a hand on the brake of a rollout."""
+"""The fleet: what boxes run and report, and how far each release is rolled out."""

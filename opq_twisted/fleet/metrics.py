@@ -106,7 +106,7 @@ class FleetMetrics(Collector):
     async def _count(self) -> None:
         self._is_counting = True
         try:
-            self._figures = await self._read(count)
+            self._figures = await self._read(count_fleet)
             self._is_away = False
         except StoreUnavailable:
             # The inbox logs that.
@@ -118,7 +118,7 @@ class FleetMetrics(Collector):
             self._is_counting, self._counted_at = False, self._clock.seconds()
 
 
-def count(connection: Connection) -> Figures:
+def count_fleet(connection: Connection) -> Figures:
     """Count what the metrics show."""
     rollouts = find(connection, rollout.c.state != RolloutState.SUPERSEDED)[:_MAX_ROLLOUTS]
     return Figures(

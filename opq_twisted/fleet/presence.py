@@ -1,4 +1,4 @@
-"""Which boxes wait for a release now, by what they say of themselves."""
+"""Counts the boxes that wait for a release now, by their User-Agent."""
 
 import re
 from collections import Counter

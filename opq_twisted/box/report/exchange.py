@@ -1,4 +1,4 @@
-"""Sends one report, as often as the server's answers require, and reads the last answer."""
+"""Sends a report, and sends it again if the server wants it in another form."""
 
 from collections.abc import Callable
 from typing import Protocol

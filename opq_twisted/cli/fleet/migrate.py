@@ -1,4 +1,4 @@
-"""`opq-fleet migrate`: make the tables of a database those of this program."""
+"""`opq-fleet migrate`: makes or migrates the tables of a database."""
 
 from opq_twisted.common.errors import OpqError
 

@@ -1,4 +1,4 @@
-"""Admits keys by name, each with a row in the audit."""
+"""Admits the keys that an operator names, each with a row in the audit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar

@@ -1,4 +1,4 @@
-"""Counts the days that are past, for the time when their attempts are deleted."""
+"""Counts what happened on a day, before its attempts are deleted."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,1 +1,1 @@
-"""The database: its tables, its threads, and what is asked of it."""
+"""The database: its tables, its connections, its threads and its migrations."""

@@ -1,4 +1,4 @@
-"""Makes the tables of the database those of this program."""
+"""Makes or migrates the tables of the database."""
 
 from enum import Enum
 from pathlib import Path

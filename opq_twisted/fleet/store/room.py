@@ -1,4 +1,4 @@
-"""Keeps the reports of boxes from filling the disk."""
+"""Refuses reports before they fill the disk."""
 
 import os
 from pathlib import Path
