@@ -92,7 +92,9 @@ class HostileTests(ClientCase):
 
     def test_absent(self) -> None:
         """A path without a socket, or with one that nobody listens at, is told."""
-        for path in ("/nowhere/fleet.sock", "/etc/passwd", "x" * 200, ""):
+        file = Path(self.mktemp())
+        file.touch()
+        for path in ("/nowhere/fleet.sock", str(file), "x" * 200, ""):
             error = self.assertRaises(FleetFailed, FleetClient(path).get, "status")
             self.assertIn(f"No update server listens at {path} (", str(error))
             self.assertIn("--socket", str(error))
