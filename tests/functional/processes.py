@@ -241,6 +241,19 @@ def require(program: str) -> None:
         skip(f"this test needs the program {program}: install it and run again")
 
 
+def require_root() -> None:
+    """
+    Skip a test with a message if the tests run as an ordinary user.
+
+    On CI it is skipped only where `ROOT_FOLLOWS` says that `make test-root` runs it.
+    """
+    if os.geteuid() == 0:
+        return
+    if os.environ.get("ROOT_FOLLOWS"):
+        pytest.skip("this test needs root: `make test-root` follows")
+    skip("this test needs root: run it with `make test-root`")
+
+
 def without_capabilities() -> list[str]:
     """Give the prefix of a command that must obey file permissions, even as root."""
     if os.geteuid() != 0:

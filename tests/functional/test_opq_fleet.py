@@ -20,7 +20,7 @@ from attrs import frozen
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.trust.pace import ALL, HELD, Pace
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import Server, run
+from tests.functional.processes import Server, require_root, run
 from tests.functional.test_pace import RELEASE, Site
 from tests.functional.test_taking_reports import FleetServer
 from tests.helpers.reporting_box import ReportingBox, attempt
@@ -198,6 +198,7 @@ async def test_away(fleet: Fleet) -> None:
 @pytest_twisted.ensureDeferred
 async def test_users(fleet: Fleet) -> None:
     """Only members of the socket's group get in, and the audit names them."""
+    require_root()
     await fleet.starts()
     assert oct(fleet.socket.stat().st_mode & 0o777) == "0o660"
     body = json.dumps({"release": RELEASE, "because": "it hurts"})
