@@ -18,9 +18,16 @@ _log = Logger()
 #: How keys of boxes get into the database.
 Enrolment = Literal["open", "token", "closed"]
 
-#: What happens with a release that is new: with `off` it goes as it was signed until an operator
-#: holds it; with `ask` it begins at the first step, and an operator widens it.
-Rollouts = Literal["off", "ask"]
+#: Who decides about a rollout. With `off` and `observe` a new release goes as it was signed; with
+#: `ask` and `auto` it begins at the first step. The engine judges it in all modes but `off`: with
+#: `observe` it only says what it would do, with `ask` it holds and asks an operator to widen, and
+#: with `auto` it does both itself.
+Rollouts = Literal["off", "observe", "ask", "auto"]
+
+
+def begins_small(mode: Rollouts) -> bool:
+    """Whether a new release begins at the first step."""
+    return mode in ("ask", "auto")
 
 
 @frozen(kw_only=True)
@@ -33,6 +40,8 @@ class FleetSettings:
     #: The secret that boxes have in their configuration; needed with `token`.
     token: str | None = None
     rollouts: Rollouts = "off"
+    #: All times of the engine are divided by this, for a demonstration.
+    shorten: float = 1.0
     #: The Unix socket for `opq-fleet`.
     socket: Path = Path("/run/opq-update-server/fleet.sock")
 

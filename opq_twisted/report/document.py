@@ -85,6 +85,9 @@ class Report:
     refused: tuple[int, ...] = ()
     #: The oldest first.
     attempts: tuple[AttemptReport, ...] = ()
+    #: Seconds until its next report at the latest; None means a day. The server counts a box that
+    #: breaks this promise as one that it does not hear.
+    next_in: int | None = None
     #: The public key in hexadecimal, while the server does not know it; and the proof that the box
     #: knows the token of the fleet: see `report.signature.proof_of`.
     pubkey: str | None = None

@@ -67,6 +67,7 @@ def parse(body: bytes) -> Report:
             _parse_attempt(_Fields(item, f"attempts[{index}]."))
             for index, item in enumerate(attempts)
         ),
+        next_in=fields.optional("next_in", _whole),
         pubkey=fields.optional("pubkey", _text(_PUBKEY)),
         proof=fields.optional("proof", _text(_PROOF)),
     )

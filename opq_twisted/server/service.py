@@ -3,11 +3,9 @@
 import math
 import os
 import re
-import time
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import idna
@@ -31,6 +29,7 @@ from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Catalog, check_readable
 from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
+from opq_twisted.server.fleet_options import FLEET_PARAMETERS, make_fleet
 from opq_twisted.server.limits import Downloads, make_room
 from opq_twisted.server.metrics import LOOPBACK, Metrics
 from opq_twisted.server.timestamp.service import Timestamper
@@ -39,21 +38,10 @@ from opq_twisted.server.web.resources import make_root
 from opq_twisted.trust import keys
 from opq_twisted.trust.passphrase import read_passphrase, warning_about_access
 
-if TYPE_CHECKING:
-    from opq_twisted.fleet.service import Fleet
-
 _URL = re.compile(
     r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/([\w.~!$&'()*+,;=:@/-]|%[0-9a-f]{2})*)?",
     re.ASCII | re.IGNORECASE,
 )
-
-#: The options that need `--fleet-db`, and their defaults.
-_FLEET_DEFAULTS = {
-    "enrol": "open",
-    "enrol-token-file": None,
-    "rollouts": "off",
-    "fleet-socket": None,
-}
 
 _log = Logger()
 
@@ -71,17 +59,6 @@ def _number(
         if not minimum <= number <= maximum:
             raise ValueError(f"--{option} {text}: give a number from {minimum} to {maximum}.")
         return number
-
-    return coerce
-
-
-def _choice(option: str, *choices: str) -> Callable[[str], str]:
-    """Make the function that accepts some values of an option only."""
-
-    def coerce(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"--{option} {text}: give one of {', '.join(choices)}.")
-        return text
 
     return coerce
 
@@ -164,22 +141,7 @@ class Options(DaemonOptions):
             *("timestamp-passphrase-file", None, None),
             "File with its passphrase; by default OPQ_TIMESTAMP_PASSPHRASE in the environment",
         ],
-        ["fleet-db", None, None, "Database of the fleet: sqlite:///PATH or postgresql://..."],
-        [
-            *("enrol", None, "open", "How the keys of boxes become known: open, token or closed"),
-            _choice("enrol", "open", "token", "closed"),
-        ],
-        ["enrol-token-file", None, None, "File with the secret of --enrol token"],
-        [
-            *("rollouts", None, "off", "How a new release begins: off (as signed) or ask"),
-            _choice("rollouts", "off", "ask"),
-        ],
-        [
-            "fleet-socket",
-            None,
-            None,
-            "Unix socket for opq-fleet [default: /run/opq-update-server/fleet.sock]",
-        ],
+        *FLEET_PARAMETERS,
     )
     optFlags = (["no-access-log", None, "Write no access log"],)
 
@@ -206,7 +168,7 @@ def makeService(options: Options) -> IService:
     downloads = Downloads(most_downloads)
     watcher = Watcher(reactor, catalog, options["heartbeat"])
     version = NewestVersion(reactor, catalog, await_metadata=True)
-    fleet = _make_fleet(options, limits.trusted, version.long_pollers)
+    fleet = make_fleet(options, limits.trusted, version.long_pollers)
     signer = _signer(options)
     timestamper = Timestamper(
         reactor,
@@ -270,38 +232,6 @@ def _require_readable(directory: Path) -> None:
         raise CannotStart(
             f"Cannot read the updates directory {directory}: {error.strerror}. "
             "Create it, or name another with --updates-dir."
-        ) from None
-
-
-def _make_fleet(
-    options: Options, trusted: Sequence[Network], waiting: LongPollers
-) -> "Fleet | None":
-    """Make the fleet's part, if the options name its database."""
-    if options["fleet-db"] is None:
-        for option, default in _FLEET_DEFAULTS.items():
-            if options[option] != default:
-                raise CannotStart(f"--{option} is of no use without --fleet-db.")
-        return None
-    token_file = options["enrol-token-file"]
-    if (options["enrol"] == "token") != (token_file is not None):
-        raise CannotStart("--enrol token and --enrol-token-file FILE need each other.")
-    try:
-        # These packages are installed, and cost their memory, only where they are wanted.
-        from opq_twisted.fleet.service import Fleet
-        from opq_twisted.fleet.settings import FleetSettings, read_token
-
-        settings = FleetSettings(
-            url=options["fleet-db"],
-            enrolment=options["enrol"],
-            token=None if token_file is None else read_token(Path(token_file)),
-            rollouts=options["rollouts"],
-            **({"socket": Path(options["fleet-socket"])} if options["fleet-socket"] else {}),
-        )
-        return Fleet(reactor, settings, time.time, trusted, lambda: waiting)
-    except ImportError as error:
-        raise CannotStart(
-            f"--fleet-db needs more Python packages ({error}): install those of "
-            "requirements-fleet.lock."
         ) from None
 
 

@@ -25,7 +25,7 @@ ANY = "any"
 _BOX = (
     *("key_id", "box_id", "state", "channel", "release", "agent", "arch", "python", "install"),
     *("waiting", "root", "snapshot", "last_good", "refused", "seq", "first_seen", "last_seen"),
-    *("cloned_at", "label"),
+    *("due", "cloned_at", "label"),
 )
 
 #: What is shown of an attempt.

@@ -141,4 +141,5 @@ def _after(box: StoredBox, incoming: Incoming) -> StoredBox:
         digest=digest(incoming),
         first_seen=box.first_seen or received,
         last_seen=received,
+        due=received + (_DAY if report.next_in is None else min(report.next_in, _DAY)),
     )

@@ -25,6 +25,8 @@ class StoredBox:
     last_seen: float | None = None
     cloned_at: float | None = None
     replaced_by: int | None = None
+    #: When the next report is due.
+    due: float | None = None
 
 
 @frozen(kw_only=True)

@@ -9,7 +9,7 @@ from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.rollouts.rollout import Rollout, add, find, percent, save
 from opq_twisted.fleet.rollouts.steps import first_step
 from opq_twisted.fleet.rollouts.transitions import begin, carry_on, supersede
-from opq_twisted.fleet.settings import Rollouts
+from opq_twisted.fleet.settings import Rollouts, begins_small
 from opq_twisted.fleet.store.schema import audit, rollout
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.trust.pace import HELD, ChannelRelease, Pace
@@ -132,6 +132,7 @@ def _paces(
     planned: Mapping[_Which, Rollout], releases: Sequence[ChannelRelease], mode: Rollouts
 ) -> dict[str, Pace]:
     current = [planned[each.channel, each.version] for each in releases]
-    # With `ask`, a share that is signed later must not go out at once, whatever becomes of the
-    # database until then.
-    return {each.channel: each.pace for each in current if mode == "ask" or each.state != _S.DONE}
+    # A share that is signed later must not go out at once, whatever becomes of the database until
+    # then.
+    is_small = begins_small(mode)
+    return {each.channel: each.pace for each in current if is_small or each.state != _S.DONE}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from opq_twisted.fleet.rollouts.announce import announce, look_up
-from opq_twisted.fleet.settings import Rollouts
+from opq_twisted.fleet.settings import Rollouts, begins_small
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.trust.pace import ChannelRelease, Pace, PaceUnknown
@@ -20,8 +20,8 @@ class DatabasePaces:
 
     @property
     def asks(self) -> bool:
-        """Whether a release that is new waits for an operator while its pace is unknown."""
-        return self._mode == "ask"
+        """Whether a release that is new waits while its pace is unknown."""
+        return begins_small(self._mode)
 
     def __call__(self, releases: Sequence[ChannelRelease], /) -> Mapping[str, Pace]:
         """Return the paces, and write new rollouts; it must not run in the reactor's thread."""

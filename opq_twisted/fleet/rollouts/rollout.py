@@ -26,9 +26,14 @@ class Rollout:
     critical: bool
     #: Whether it was held when another release superseded it.
     was_held: bool
-    #: Seconds since the epoch: since when the channel names it, and since when it is in this state.
+    #: Seconds since the epoch: since when the channel names it, and since when it is in this state
+    #: and at this share.
     announced_at: float
     since: float
+    #: When an operator last resumed it: outcomes of attempts from before do not count any more.
+    acknowledged_at: float | None = None
+    #: Why it is in this state; None if nobody has said so.
+    sentence: str | None = None
 
     @property
     def is_held(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from attrs import evolve
 
 from opq_twisted.fleet.rollouts.rollout import Rollout
-from opq_twisted.fleet.settings import Rollouts
+from opq_twisted.fleet.settings import Rollouts, begins_small
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.trust.pace import HELD, ChannelRelease
 
@@ -25,7 +25,7 @@ def supersede(before: Rollout, now: float) -> Rollout:
 def begin(release: ChannelRelease, mode: Rollouts, first: FirstStep, now: float) -> Rollout:
     """Make the rollout of a release that the database does not know."""
     last, ceiling = release.last, release.ceiling_bp
-    if release.critical or (last is None and mode == "off"):
+    if release.critical or (last is None and not begins_small(mode)):
         bp = ceiling
     else:
         # A timestamp names the release already if the database is new, or comes from a backup.
@@ -50,7 +50,7 @@ def carry_on(
 ) -> Rollout:
     """Continue the rollout of a release that the database knows."""
     is_other = before.sha256 not in (None, release.sha256)
-    if before.is_superseded or (is_other and mode == "ask"):
+    if before.is_superseded or (is_other and begins_small(mode)):
         # Other bytes under the same version are another release for a step, but not for a hold.
         new = begin(release, mode, first, now)
         return evolve(new, state=_S.HELD) if before.is_held or before.was_held else new
@@ -58,7 +58,7 @@ def carry_on(
     terms = evolve(before, ceiling_bp=ceiling, critical=release.critical, sha256=release.sha256)
     if before.is_held:
         return evolve(terms, bp=min(before.bp, ceiling))
-    if release.critical or (before.state == _S.DONE and mode == "off"):
+    if release.critical or (before.state == _S.DONE and not begins_small(mode)):
         return _at(terms, ceiling, _S.DONE, now)
     if before.state == _S.DONE and ceiling > before.ceiling_bp:
         bp = min(ceiling, max(before.bp, first()))

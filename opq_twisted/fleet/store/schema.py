@@ -66,6 +66,8 @@ box = Table(
     Column("replaced_by", Number, ForeignKey("box.id", ondelete="SET NULL"), index=True),
     #: What the operator calls it.
     Column("label", text(64)),
+    #: When its next report is due, as the last one said; NULL for rows of older programs.
+    Column("due", Time),
     Index(None, "channel", "release"),
     Index(None, "channel", "last_seen"),
     Index(None, "box_id"),
@@ -128,13 +130,17 @@ rollout = Table(
     #: Whether it was held when another release superseded it: it comes back held.
     Column("was_held", Flag, nullable=False),
     Column("announced_at", Time, nullable=False),
-    #: Since when it is in this state.
+    #: Since when it is in this state, and at this share.
     Column("since", Time, nullable=False),
+    #: When an operator last resumed it: outcomes of attempts from before do not count any more.
+    Column("acknowledged_at", Time),
+    #: Why it is in this state; NULL if nobody has said so.
+    Column("sentence", Text),
     Index(None, "channel", "release", unique=True),
     sqlite_strict=True,
 )
 
-#: What people changed, and why; rows are only added.
+#: What people and the engine changed or noticed, and why; rows are only added.
 audit = Table(
     "audit",
     metadata,
@@ -151,6 +157,46 @@ audit = Table(
     Column("change", Text, nullable=False),
     Column("because", Text, nullable=False),
     Index(None, "at"),
+    Index(None, "release"),
+    sqlite_strict=True,
+)
+
+#: The process that runs the engine: one row.
+engine = Table(
+    "engine",
+    metadata,
+    Column("id", Number, primary_key=True),
+    #: A random word that the process has made at its start.
+    Column("holder", text(32), nullable=False),
+    #: When it last looked at the rollouts.
+    Column("ran_at", Time, nullable=False),
+    sqlite_strict=True,
+)
+
+#: The times in which the server did not hear its boxes.
+outage = Table(
+    "outage",
+    metadata,
+    Column("id", Number, primary_key=True),
+    #: See `fleet.store.states.OutageKind`.
+    Column("kind", text(16), nullable=False),
+    Column("began", Time, nullable=False),
+    #: NULL while it lasts.
+    Column("ended", Time),
+    sqlite_strict=True,
+)
+
+#: The messages for the webhook that are not delivered yet.
+notice = Table(
+    "notice",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("at", Time, nullable=False),
+    #: The body of the request, which is JSON.
+    Column("body", Text, nullable=False),
+    #: How often it was sent, and when it is sent again.
+    Column("tries", Integer, nullable=False),
+    Column("next_at", Time, nullable=False),
     sqlite_strict=True,
 )
 

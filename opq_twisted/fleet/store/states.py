@@ -33,3 +33,12 @@ class RolloutState(StrEnum):
     HELD = "held"
     #: The channel names another release.
     SUPERSEDED = "superseded"
+
+
+class OutageKind(StrEnum):
+    """Why the server did not hear its boxes."""
+
+    #: No server was running, or none could use the database.
+    SERVER = "server"
+    #: More boxes than usual were silent at the same time.
+    FLEET = "fleet"

@@ -36,6 +36,7 @@ RELEASE = Release(NEW, 4096, {"sha256": "ab" * 32})
 KEYS = {
     *("format", "key", "seq", "box", "agent", "release", "channel", "install", "root"),
     *("snapshot", "boot", "arch", "python", "waiting", "last_good", "refused", "attempts"),
+    "next_in",
 }
 ATTEMPT_KEYS = {
     *("id", "release", "from", "began", "took", "automatic", "stage", "outcome", "reason"),

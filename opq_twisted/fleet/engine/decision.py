@@ -1,0 +1,122 @@
+"""Decides about a rollout: hold it, widen it, ask somebody, or wait."""
+
+from enum import Enum
+
+from attrs import frozen
+
+from opq_twisted.fleet.engine.evidence import Evidence
+from opq_twisted.fleet.engine.timing import Timing
+from opq_twisted.fleet.rollouts.rollout import Rollout, percent
+from opq_twisted.fleet.store.states import RolloutState
+
+#: The share of the drawn boxes whose attempt has to have ended before a step does; after so many
+#: times the time of a step it ends without them.
+_ENDED, _PATIENCE = 0.8, 3
+
+
+class Action(Enum):
+    """What to do with a rollout."""
+
+    HOLD = "hold"
+    WIDEN = "widen"
+    #: A person has to decide.
+    ASK = "ask"
+    #: Nothing, for now.
+    WAIT = "wait"
+    #: Nothing any more.
+    NOTHING = "nothing"
+
+
+@frozen(kw_only=True)
+class Circumstances:
+    """What is the same for all rollouts, or has nothing to do with their boxes."""
+
+    #: Seconds since the rollout is at its share, without the outages of the server.
+    baked: float
+    #: Whether the last outage was so long ago that silence can be judged.
+    is_settled: bool = True
+    #: Whether too many boxes are silent that install nothing.
+    is_fleet_silent: bool = False
+    #: What is wrong with the signed metadata, in a sentence; None if it is well.
+    metadata_problem: str | None = None
+    #: Whether rollouts are widened at this time of the week.
+    is_in_hours: bool = True
+
+
+@frozen
+class Decision:
+    """What to do, and why in a sentence with the numbers."""
+
+    action: Action
+    sentence: str
+    #: Seconds until the step is over, if nothing comes up; None if it is, or there is none.
+    remaining: float | None = None
+
+
+def decide(
+    rollout: Rollout, evidence: Evidence, circumstances: Circumstances, timing: Timing
+) -> Decision:
+    """Decide about a rollout that is neither held nor superseded."""
+    if evidence.is_held:
+        return Decision(Action.HOLD, f"{describe(evidence)} {_limit(evidence)}")
+    if rollout.state == RolloutState.DONE:
+        return Decision(Action.NOTHING, describe(evidence))
+    remaining = timing.step - circumstances.baked
+    if remaining > 0:
+        return Decision(Action.WAIT, f"{describe(evidence)} The step is not over.", remaining)
+    if reason := _reason_to_wait(evidence, circumstances, timing):
+        return Decision(Action.WAIT, f"{describe(evidence)} {reason}")
+    if evidence.is_inconclusive:
+        return Decision(Action.ASK, f"{describe(evidence)} {_doubt(evidence)}")
+    return Decision(Action.WIDEN, describe(evidence))
+
+
+def describe(evidence: Evidence) -> str:
+    """Return the numbers in a sentence."""
+    if not evidence.boxes:
+        return "No box that counts has begun to install it."
+    noun = "box is" if evidence.boxes == 1 else "boxes are"
+    text = f"{evidence.bad:,} of {evidence.boxes:,} {noun} bad"
+    if evidence.bad_by_reason:
+        reasons = sorted(evidence.bad_by_reason.items(), key=lambda each: (-each[1], each[0]))
+        text += f" ({', '.join(f'{reason} {boxes:,}' for reason, boxes in reasons)})"
+    text += f", {evidence.well:,} well, {evidence.under_way:,} under way."
+    if evidence.unclear:
+        text += (
+            f" {evidence.unclear:,} of these are silent together with others that installed "
+            "nothing: that is the network."
+        )
+    return text
+
+
+def _reason_to_wait(evidence: Evidence, circumstances: Circumstances, timing: Timing) -> str | None:
+    if circumstances.is_fleet_silent:
+        return "Many boxes are silent that installed nothing: it waits for the network."
+    if not circumstances.is_settled:
+        return "It waits until the boxes have reported after the outage."
+    if circumstances.metadata_problem is not None:
+        return f"It waits for the signed metadata: {circumstances.metadata_problem}"
+    if not circumstances.is_in_hours:
+        return "It waits for the hours in which rollouts are widened."
+    is_late = circumstances.baked >= _PATIENCE * timing.step
+    if evidence.ended < _ENDED * evidence.drawn and not is_late:
+        return (
+            f"{evidence.ended:,} of the {evidence.drawn:,} boxes whose turn it is are through: it "
+            "waits for more of them."
+        )
+    return None
+
+
+def _limit(evidence: Evidence) -> str:
+    at, test = evidence.test.holds_at(evidence.boxes), evidence.test
+    return (
+        f"After {evidence.boxes:,} boxes {at} bad ones are too many, if "
+        f"{percent(round(test.accepted * 10_000))} are normal."
+    )
+
+
+def _doubt(evidence: Evidence) -> str:
+    if not evidence.well:
+        return "No box has confirmed it: somebody has to decide."
+    middle = percent(round(evidence.test.middle * 10_000))
+    return f"That is more than {middle}, and too little to hold it: somebody has to decide."

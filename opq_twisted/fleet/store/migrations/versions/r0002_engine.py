@@ -1,0 +1,41 @@
+"""Adds what the engine of the rollouts has to remember, and the messages for the webhook."""
+
+from alembic import op
+from sqlalchemy import Column, Integer, Text
+
+from opq_twisted.fleet.store.column_types import Number, Time, text
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Add columns, an index and three tables."""
+    op.add_column("box", Column("due", Time))
+    op.add_column("rollout", Column("acknowledged_at", Time))
+    op.add_column("rollout", Column("sentence", Text))
+    op.create_index("ix_audit_release", "audit", ["release"])
+    op.create_table(
+        "engine",
+        Column("id", Number, primary_key=True),
+        Column("holder", text(32), nullable=False),
+        Column("ran_at", Time, nullable=False),
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "outage",
+        Column("id", Number, primary_key=True),
+        Column("kind", text(16), nullable=False),
+        Column("began", Time, nullable=False),
+        Column("ended", Time),
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "notice",
+        Column("id", Number, primary_key=True),
+        Column("at", Time, nullable=False),
+        Column("body", Text, nullable=False),
+        Column("tries", Integer, nullable=False),
+        Column("next_at", Time, nullable=False),
+        sqlite_strict=True,
+    )
