@@ -1,1 +1,1 @@
-"""Tests of the engine that judges rollouts."""
+"""Tests of `opq_twisted.fleet.engine`."""

@@ -1,0 +1,60 @@
+"""What the engine thinks of a rollout at one moment."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from opq_twisted.fleet.engine.decision import Circumstances, Decision
+from opq_twisted.fleet.engine.evidence import Evidence
+from opq_twisted.fleet.engine.sequential_test import interval
+from opq_twisted.fleet.rollouts.rollout import Rollout
+
+
+@frozen(kw_only=True)
+class Before:
+    """The release before, which the boxes are compared with."""
+
+    release: int
+    bad: int
+    boxes: int
+
+
+@frozen(kw_only=True)
+class Assessment:
+    """A rollout, what is known of it, and what to do; None for one that is held or superseded."""
+
+    rollout: Rollout
+    evidence: Evidence
+    circumstances: Circumstances
+    decision: Decision | None
+    #: The share after the next step; None if it is at its ceiling.
+    next_bp: int | None
+    before: Before | None
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return it for people and programs; shares are from 0 to 1, times in seconds."""
+        evidence, decision, before = self.evidence, self.decision, self.before
+        low, high = interval(evidence.bad, evidence.boxes) if evidence.boxes else (0.0, 1.0)
+        return {
+            "well": evidence.well,
+            "bad": evidence.bad,
+            "bad_by_reason": dict(evidence.bad_by_reason),
+            "under_way": evidence.under_way,
+            "unclear": evidence.unclear,
+            "boxes": evidence.boxes,
+            "low": low,
+            "high": high,
+            "holds_at": evidence.test.holds_at(evidence.boxes),
+            "accepted": evidence.test.accepted,
+            "rejected": evidence.test.rejected,
+            "drawn": evidence.drawn,
+            "ended": evidence.ended,
+            "before": None
+            if before is None
+            else {"release": before.release, "bad": before.bad, "boxes": before.boxes},
+            "action": None if decision is None else decision.action.value,
+            "sentence": None if decision is None else decision.sentence,
+            "remaining": None if decision is None else decision.remaining,
+            "next_bp": self.next_bp,
+        }

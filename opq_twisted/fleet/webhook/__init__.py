@@ -1,0 +1,1 @@
+"""The webhook: it tells another program what the engine noticed and did."""
