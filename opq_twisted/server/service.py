@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,7 +33,7 @@ from opq_twisted.server.fleet_options import FLEET_PARAMETERS, make_fleet
 from opq_twisted.server.limits import Downloads, make_room
 from opq_twisted.server.metrics import LOOPBACK, Metrics
 from opq_twisted.server.timestamp.service import Timestamper
-from opq_twisted.server.web.long_poll import LongPollers, NewestVersion
+from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
 from opq_twisted.trust import keys
 from opq_twisted.trust.passphrase import read_passphrase, warning_about_access
