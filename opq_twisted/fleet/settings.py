@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from attrs import frozen
+from attrs import Factory, frozen
 from twisted.logger import Logger
 
 from opq_twisted.common import files
 from opq_twisted.common.errors import CannotStart
+from opq_twisted.fleet.widen_hours import WidenHours
 
 #: Bytes of the file with the enrolment token, and characters of the token. Whoever sees the report
 #: of a new box can try guesses at a shorter one.
@@ -40,6 +41,8 @@ class FleetSettings:
     #: The secret that boxes have in their configuration; needed with `token`.
     token: str | None = None
     rollouts: Rollouts = "off"
+    #: In which the engine widens rollouts.
+    widen_hours: WidenHours = Factory(WidenHours)
     #: All times of the engine are divided by this, for a demonstration.
     shorten: float = 1.0
     #: The Unix socket for `opq-fleet`.

@@ -14,6 +14,10 @@ from opq_twisted.server.web.long_poll import LongPollers
 
 if TYPE_CHECKING:
     from opq_twisted.fleet.service import Fleet
+    from opq_twisted.fleet.widen_hours import WidenHours
+
+#: Times of the engine that are divided by more would be shorter than its own work.
+_MOST_SHORTENED = 100_000
 
 
 def _choice(option: str, *choices: str) -> Callable[[str], str]:
@@ -27,6 +31,26 @@ def _choice(option: str, *choices: str) -> Callable[[str], str]:
     return coerce
 
 
+def _widen_hours(text: str) -> "WidenHours":
+    # Without the option, no module of the fleet is imported.
+    from opq_twisted.fleet.widen_hours import WidenHours
+
+    try:
+        return WidenHours.parse(text)
+    except ValueError as error:
+        raise ValueError(f"--widen-hours {text}: {error}") from None
+
+
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 1 <= factor <= _MOST_SHORTENED:
+        raise ValueError(f"--shorten-rollouts {text}: give a number from 1 to {_MOST_SHORTENED}.")
+    return factor
+
+
 #: As `optParameters` of `twisted.python.usage.Options`; all but the first one need that.
 FLEET_PARAMETERS: tuple[list[Any], ...] = (
     ["fleet-db", None, None, "Database of the fleet: sqlite:///PATH or postgresql://..."],
@@ -38,6 +62,16 @@ FLEET_PARAMETERS: tuple[list[Any], ...] = (
     [
         *("rollouts", None, "off", "Who decides about rollouts: off, observe, ask or auto"),
         _choice("rollouts", "off", "observe", "ask", "auto"),
+    ],
+    [
+        *("widen-hours", None, None),
+        "Local time in which rollouts are widened, such as Mon-Thu/08-16 [default: always]",
+        _widen_hours,
+    ],
+    [
+        *("shorten-rollouts", None, 1),
+        "Divide all times of rollouts by this number, to try them out",
+        _factor,
     ],
     [
         "fleet-socket",
@@ -70,7 +104,10 @@ def make_fleet(
             enrolment=options["enrol"],
             token=None if token_file is None else read_token(Path(token_file)),
             rollouts=options["rollouts"],
+            shorten=options["shorten-rollouts"],
         )
+        if options["widen-hours"] is not None:
+            settings = evolve(settings, widen_hours=options["widen-hours"])
         if options["fleet-socket"] is not None:
             settings = evolve(settings, socket=Path(options["fleet-socket"]))
         return Fleet(reactor, settings, time.time, trusted, lambda: waiting)

@@ -8,6 +8,7 @@ from pathlib import Path
 from twisted.application.service import MultiService
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.common.daemon_options import WrongCommandLine
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.server.service import Options, makeService
 from tests.helpers.box_fakes import logged
@@ -63,6 +64,8 @@ class FleetOptionsTests(SynchronousTestCase):
             ("enrol", "closed"),
             ("enrol-token-file", "/x"),
             ("rollouts", "ask"),
+            ("widen-hours", "Mon-Thu/08-16"),
+            ("shorten-rollouts", "10"),
             ("fleet-socket", "/x"),
         ):
             self.assertEqual(
@@ -87,6 +90,19 @@ class FleetOptionsTests(SynchronousTestCase):
             refusal = self.refusal("--fleet-db", url)
             self.assertIn("--fleet-db: give sqlite:///PATH", refusal)
             self.assertNotIn("sesame", refusal)
+
+    def test_hours_and_factor(self) -> None:
+        """Hours and a factor that make no sense are refused in a sentence."""
+        for option, value, sentence in (
+            ("widen-hours", "always", "give days and hours such as Mon-Thu/08-16."),
+            ("shorten-rollouts", "0.5", "give a number from 1 to 100000."),
+            ("shorten-rollouts", "nan", "give a number from 1 to 100000."),
+            ("shorten-rollouts", "fast", "give a number from 1 to 100000."),
+        ):
+            arguments = ("--fleet-db", self.url, f"--{option}", value)
+            error = self.assertRaises(WrongCommandLine, self.start, *arguments)
+            self.assertIn(f"--{option} {value}: {sentence}", str(error))
+        self.start("--fleet-db", self.url, "--widen-hours", "Fri/08-12", "--shorten-rollouts", "60")
 
     def test_token_without_file(self) -> None:
         """A token is needed for its mode of enrolment, and for no other."""
