@@ -35,6 +35,9 @@ from opq_twisted.box.state.versions import Installed
 #: An agent looks for something to report after each check: one an hour.
 CHECKS = 24
 
+#: It reports every two hours or so while it waits for its turn.
+REPORTS_OF_WAITING = 12
+
 _BOOT = "0f3a64a4-2f3e-4ee2-8ab5-91c5e0cbdf1d"
 _RELEASE = Release(FIRST, 12_300_000, {"sha256": "ab" * 32})
 
@@ -84,6 +87,12 @@ class Box:
         for _ in range(CHECKS):
             content_of(self.composer.compose(0))
         await self._report()
+
+    async def day_of_waiting(self) -> None:
+        """Find nothing new after each check, and tell often that the box is there."""
+        for _ in range(REPORTS_OF_WAITING - 1):
+            await self._report()
+        await self.quiet_day()
 
     async def day_with_update(self) -> None:
         """Report before the installation, and its outcome, besides what a quiet day needs."""
@@ -135,6 +144,7 @@ async def run(reactor: Any, relay: Relay, place: Path, days: int) -> None:
     for name, day in (
         ("a quiet day", box.quiet_day),
         ("a day with an update", box.day_with_update),
+        ("a day of waiting for the turn", box.day_of_waiting),
     ):
         cost = await measure(relay, days, day)
         report(f"ms of the agent's CPU for the reports of {name}", 1000 * cost.cpu)

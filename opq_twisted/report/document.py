@@ -18,6 +18,9 @@ MAX_ATTEMPTS = 20
 #: Blocked releases in one report.
 MAX_REFUSED = 100
 
+#: Seconds: what a report without `next_in` promises, and the most that one can promise.
+DEFAULT_NEXT_IN = 24 * 3600
+
 #: The patterns of fields that an agent reads from elsewhere: the others it makes itself.
 ATTEMPT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)

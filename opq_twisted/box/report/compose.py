@@ -12,6 +12,7 @@ from opq_twisted import __version__
 from opq_twisted.box.config import BoxConfig
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.report.identity import Identity
+from opq_twisted.box.report.promise import choose_promise
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.records import Attempt
 from opq_twisted.box.state.versions import Installed
@@ -89,6 +90,7 @@ class Composer:
             last_good=self._last_good,
             refused=self._refused,
             attempts=self._attempts(max(1, min(most, MAX_ATTEMPTS))),
+            next_in=choose_promise(waiting, self._journal.entry.attempts, self._now()),
             pubkey=public.hex() if introduce else None,
             proof=proof_of(self._token, public) if introduce and self._token else None,
         )

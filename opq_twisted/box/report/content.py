@@ -4,7 +4,7 @@ from attrs import define, evolve
 
 from opq_twisted.report.document import Report
 
-#: Seconds after which a report with the same content is sent again.
+#: Seconds after which a report that was refused is sent again.
 _DAY = 24 * 3600.0
 
 
@@ -13,19 +13,20 @@ class LastContent:
     """The content that the server accepted last, and the one that it refused last."""
 
     _accepted: Report | None = None
-    _accepted_at: float = 0.0
+    #: When a report with the same content is to be sent, by the clock.
+    _renew_at: float = 0.0
     _refused: Report | None = None
     _refused_at: float = 0.0
 
     def is_to_be_sent(self, content: Report, now: float) -> bool:
-        """Whether a content is new, or was accepted or refused a day ago."""
+        """Whether a content is new, or has to be renewed, or was refused a day ago."""
         if content == self._refused and now - self._refused_at < _DAY:
             return False
-        return content != self._accepted or now - self._accepted_at >= _DAY
+        return content != self._accepted or now >= self._renew_at
 
-    def accept(self, content: Report | None, now: float) -> None:
+    def accept(self, content: Report | None, renew_at: float) -> None:
         """Remember what the server has accepted; None if the box has more to say already."""
-        self._accepted, self._accepted_at, self._refused = content, now, None
+        self._accepted, self._renew_at, self._refused = content, renew_at, None
 
     def refuse(self, content: Report, now: float) -> None:
         """Remember what the server has refused."""
@@ -38,4 +39,4 @@ def content_of(report: Report) -> Report:
         attempt if attempt.outcome is not None else evolve(attempt, took=0)
         for attempt in report.attempts
     )
-    return evolve(report, seq=0, pubkey=None, proof=None, attempts=tuple(attempts))
+    return evolve(report, seq=0, next_in=None, pubkey=None, proof=None, attempts=tuple(attempts))

@@ -12,8 +12,9 @@ from opq_twisted.box.report.answers import Result, Verdict
 from opq_twisted.box.report.content import LastContent, content_of
 from opq_twisted.box.report.delay import Delay
 from opq_twisted.box.report.exchange import Exchange, ReportComposer
+from opq_twisted.box.report.renewal import Renewal
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.report.document import Report
+from opq_twisted.report.document import DEFAULT_NEXT_IN, Report
 
 #: Seconds that an installation waits for its report.
 _INSTALL_TIMEOUT = 10.0
@@ -29,9 +30,10 @@ class ReportScheduler(Service):
     """
     Reports to the update server, with one request at a time.
 
-    A box that has nothing new to say reports once a day. The journal is the only queue: a report
-    that was not accepted is composed anew after the next check. Nothing depends on these reports,
-    so that no error leaves this class.
+    A box that has nothing new to say reports before the time is over that its last report has
+    promised: usually once a day. The journal is the only queue: a report that was not accepted is
+    composed anew after the next check. Nothing depends on these reports, so that no error leaves
+    this class.
     """
 
     _log = Logger()
@@ -59,6 +61,7 @@ class ReportScheduler(Service):
         self._publish = publish
         self._delay = Delay(clock, spread, random)
         self._last = LastContent()
+        self._renewal = Renewal(clock, random, self._schedule)
         #: The call that starts the service's own first report; None after it.
         self._first: IDelayedCall | None = None
         #: The call that sends the next report.
@@ -80,6 +83,7 @@ class ReportScheduler(Service):
     def stopService(self) -> Deferred[None] | None:
         """Cancel the request; an installation that waits for it does not go on."""
         super().stopService()
+        self._renewal.stop()
         for call in (self._first, self._due):
             if call is not None and call.active():
                 call.cancel()
@@ -190,7 +194,9 @@ class ReportScheduler(Service):
         except OSError as error:
             # The attempts are reported again, and the server has each of them once.
             self._log.error("The journal cannot record the report: {error}", error=error)
-        self._last.accept(self._content() if is_current else None, self._clock.seconds())
+        promised = result.report.next_in or DEFAULT_NEXT_IN
+        renew_at = self._clock.seconds() + self._renewal.begin(promised)
+        self._last.accept(self._content() if is_current else None, renew_at)
 
     def _is_new(self, sentence: str) -> bool:
         """Whether a sentence is another than the last one in the log."""

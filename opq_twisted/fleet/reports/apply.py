@@ -23,7 +23,7 @@ from opq_twisted.fleet.reports.storage import (
 )
 from opq_twisted.fleet.reports.stored import Changes, StoredAttempt, StoredBox
 from opq_twisted.fleet.store.states import BoxState
-from opq_twisted.report.document import Report
+from opq_twisted.report.document import DEFAULT_NEXT_IN, Report
 
 _DAY = 24 * 3600.0
 
@@ -141,5 +141,15 @@ def _after(box: StoredBox, incoming: Incoming) -> StoredBox:
         digest=digest(incoming),
         first_seen=box.first_seen or received,
         last_seen=received,
-        due=received + (_DAY if report.next_in is None else min(report.next_in, _DAY)),
+        due=received + _promised(report),
     )
+
+
+def _promised(report: Report) -> int:
+    """
+    Return the seconds within which a box has promised its next report.
+
+    A false promise helps nobody: a short one is broken soon, as by a box that is switched off, and
+    a long one is no longer than that of a box that promises nothing.
+    """
+    return DEFAULT_NEXT_IN if report.next_in is None else min(report.next_in, DEFAULT_NEXT_IN)

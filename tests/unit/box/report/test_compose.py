@@ -149,6 +149,7 @@ class ComposerTests(ComposeCase):
                 waiting="turn",
                 last_good=OLD,
                 refused=(NEW, NEWER),
+                next_in=3 * 3600,
             ),
         )
         self.assertEqual(len(report.boot), 8)

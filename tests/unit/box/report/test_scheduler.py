@@ -119,9 +119,9 @@ class WhenTests(SenderCase):
         self.assertEqual(self.sent, 2)
 
     def test_nothing_new(self) -> None:
-        """After a check without news, nothing is sent for a day, and then one report."""
+        """After a check without news, nothing is sent for 23 hours, and then one report."""
         self.report_first()
-        for _ in range(23):
+        for _ in range(22):
             self.clock.advance(HOUR - DELAY)
             self.check()
         self.assertEqual(self.sent, 1)
@@ -224,6 +224,91 @@ class WhenTests(SenderCase):
         self.composer.change(attempts=self.composer.report.attempts[:2])
         self.check()
         self.assertEqual([each.id for each in self.client.reports[-1].attempts], ids[:2])
+
+
+class PromiseTests(SenderCase):
+    """The box reports before the time is over that its last report has promised."""
+
+    #: Seconds: a short promise, and until the report that keeps it, without its random delay.
+    SOON, RENEWAL = 3 * HOUR, 2 * HOUR
+
+    def promise(self, next_in: int | None) -> None:
+        """Let the first report be accepted, with this promise."""
+        self.composer.change(next_in=next_in)
+        self.report_first()
+
+    def assert_next_after(self, seconds: float) -> None:
+        """Assert that a report is sent so long after now, and its random delay."""
+        before = self.sent
+        self.clock.advance(seconds)
+        self.clock.advance(DELAY - 1)
+        self.assertEqual(self.sent, before)
+        self.clock.advance(1)
+        self.assertEqual(self.sent, before + 1)
+
+    def test_kept(self) -> None:
+        """Without any check, the next report comes in time, and promises the next one."""
+        self.promise(int(self.SOON))
+        for sent in range(2, 10):
+            self.assert_next_after(self.RENEWAL)
+            self.assertEqual(self.sent, sent)
+            self.client.accept()
+
+    def test_day(self) -> None:
+        """A report without a promise is one for a day."""
+        self.promise(None)
+        self.assert_next_after(DAY - HOUR)
+
+    def test_one_retry(self) -> None:
+        """A report that fails is sent once more before the time is over."""
+        self.promise(int(self.SOON))
+        accepted = self.clock.seconds()
+        self.assert_next_after(self.RENEWAL)
+        self.client.fail()
+        self.clock.advance(accepted + self.SOON - 600 - self.clock.seconds())
+        self.clock.advance(30)
+        self.assertEqual(self.sent, 3)
+        self.client.fail()
+        self.clock.advance(DAY)
+        self.assertEqual(self.sent, 3)
+        self.sender.checked()
+        self.clock.advance(HOUR)
+        self.assertEqual(self.sent, 4)
+
+    def test_reported_before(self) -> None:
+        """A report in between, of something new, begins another promise."""
+        self.promise(int(self.SOON))
+        self.clock.advance(HOUR)
+        self.composer.change(waiting=Waiting.TURN.value)
+        self.check()
+        self.client.accept()
+        self.assert_next_after(self.RENEWAL)
+
+    def test_longer(self) -> None:
+        """A promise for a longer time is no news by itself, and holds from the next report on."""
+        self.promise(int(self.SOON))
+        self.composer.change(next_in=int(DAY))
+        self.check()
+        self.assertEqual(self.sent, 1)
+        self.assert_next_after(self.RENEWAL - DELAY)
+        self.assertEqual(self.client.reports[-1].next_in, DAY)
+        self.client.accept()
+        self.assert_next_after(DAY - HOUR)
+
+    def test_refused(self) -> None:
+        """A report that the server does not understand is not sent again to keep a promise."""
+        self.promise(int(self.SOON))
+        self.composer.change(waiting="held")
+        self.check()
+        self.client.answer(400)
+        self.clock.advance(self.SOON)
+        self.assertEqual(self.sent, 2)
+
+    def test_stopped(self) -> None:
+        """An agent that stops reports no more."""
+        self.promise(int(self.SOON))
+        self.sender.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class BeforeInstallTests(SenderCase):

@@ -62,6 +62,30 @@ class TestStored(ApplyCase):
             (row["release"], row["first_seen"], row["last_seen"]), (NEW, NOW, NOW + 60)
         )
 
+    def test_promise(self) -> None:
+        """The next report is due when the box says, or a day later, and never after more."""
+        box = ReportingBox()
+        for next_in, seconds in (
+            (3 * 3600, 3 * HOUR),
+            (None, DAY),
+            (0, 0.0),
+            (24 * 3600 + 1, DAY),
+            (MAX_NUMBER, DAY),
+        ):
+            self.apply(box.send(next_in=next_in))
+            [row] = self.boxes()
+            self.assertEqual(row["due"], NOW + seconds)
+
+    def test_impossible_promise(self) -> None:
+        """A promise that is no number is no report, and one of an older agent may be missing."""
+        for text in (b"-1", b"1e9", b"true", b'"soon"', b"[]"):
+            with self.subTest(text=text):
+                body = ReportingBox().report.to_json()
+                with self.assertRaises(ReportInvalid):
+                    parse(body.replace(b'"next_in":null', b'"next_in":' + text))
+        body = ReportingBox().report.to_json().replace(b'"next_in":null,', b"")
+        self.assertIsNone(parse(body).next_in)
+
     def test_many(self) -> None:
         """Several reports of several boxes in one batch are applied in their order."""
         boxes = [ReportingBox(number=number, release=number) for number in range(1, 11)]
