@@ -92,7 +92,7 @@ def _plan(
         if which in known:
             before = known[which]
             if _has_lost_hold(connection, before, release):
-                before = evolve(before, state=_S.HELD, since=now)
+                before = evolve(before, state=_S.HELD, since=now, sentence=_RESTORER.because)
             planned[which] = carry_on(before, release, mode, first, now)
         else:
             planned[which] = begin(release, mode, first, now)

@@ -66,12 +66,12 @@ def hold(connection: Connection, order: Order) -> Rollout:
     :raises OrderRefused: if it is held already, or superseded.
     """
     known = _find(connection, order, "hold")
-    return _change(connection, order, "hold", known, _S.HELD, known.bp)
+    return _change(connection, order, "hold", known, evolve(known, state=_S.HELD))
 
 
 def resume(connection: Connection, order: Order, at_bp: int | None = None) -> Rollout:
     """
-    Let boxes install a held release again.
+    Let boxes install a held release again; the outcomes so far do not count any more.
 
     :param at_bp: the share, in hundredths of a percent; by default the one before it was held.
     :raises OrderRefused: if the release is not held, or the share is larger than before.
@@ -86,7 +86,8 @@ def resume(connection: Connection, order: Order, at_bp: int | None = None) -> Ro
         raise _refused(known, "is critical: boxes install it whatever its share is")
     if at_bp is not None and bp < 1:
         raise _refused(known, "would go to no box at this share: leave it held")
-    return _change(connection, order, "resume", known, _state_at(known, bp), bp)
+    resumed = evolve(known, state=_state_at(known, bp), bp=bp, acknowledged_at=order.now)
+    return _change(connection, order, "resume", known, resumed)
 
 
 def widen(connection: Connection, order: Order, to_bp: int | None = None) -> Rollout:
@@ -110,7 +111,9 @@ def widen(connection: Connection, order: Order, to_bp: int | None = None) -> Rol
         )
     bp = to_bp or next_step(known.bp, first_step(connection, known.channel))
     bp = min(bp, known.ceiling_bp)
-    return _change(connection, order, "widen", known, _state_at(known, bp), bp)
+    return _change(
+        connection, order, "widen", known, evolve(known, state=_state_at(known, bp), bp=bp)
+    )
 
 
 def _find(connection: Connection, order: Order, what: str) -> Rollout:
@@ -143,9 +146,9 @@ def _named(connection: Connection, order: Order) -> list[Rollout]:
 
 
 def _change(
-    connection: Connection, order: Order, what: str, known: Rollout, state: RolloutState, bp: int
+    connection: Connection, order: Order, what: str, known: Rollout, changed: Rollout
 ) -> Rollout:
-    changed = evolve(known, state=state, bp=bp, since=order.now)
+    changed = evolve(changed, since=order.now, sentence=order.note.because)
     save(connection, changed)
     record(
         connection,

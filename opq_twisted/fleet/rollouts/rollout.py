@@ -30,7 +30,8 @@ class Rollout:
     #: and at this share.
     announced_at: float
     since: float
-    #: When an operator last resumed it: outcomes of attempts from before do not count any more.
+    #: Outcomes of attempts from before do not count any more: an operator resumed it then, or the
+    #: release got other bytes.
     acknowledged_at: float | None = None
     #: Why it is in this state; None if nobody has said so.
     sentence: str | None = None

@@ -48,14 +48,27 @@ def begin(release: ChannelRelease, mode: Rollouts, first: FirstStep, now: float)
 def carry_on(
     before: Rollout, release: ChannelRelease, mode: Rollouts, first: FirstStep, now: float
 ) -> Rollout:
-    """Continue the rollout of a release that the database knows."""
+    """
+    Continue the rollout of a release that the database knows.
+
+    Outcomes of other bytes under the same version do not count any more.
+    """
     is_other = before.sha256 not in (None, release.sha256)
+    acknowledged_at = now if is_other else before.acknowledged_at
     if before.is_superseded or (is_other and begins_small(mode)):
         # Other bytes under the same version are another release for a step, but not for a hold.
-        new = begin(release, mode, first, now)
-        return evolve(new, state=_S.HELD) if before.is_held or before.was_held else new
+        new = evolve(begin(release, mode, first, now), acknowledged_at=acknowledged_at)
+        if before.is_held or before.was_held:
+            return evolve(new, state=_S.HELD, sentence=before.sentence)
+        return new
     ceiling = release.ceiling_bp
-    terms = evolve(before, ceiling_bp=ceiling, critical=release.critical, sha256=release.sha256)
+    terms = evolve(
+        before,
+        ceiling_bp=ceiling,
+        critical=release.critical,
+        sha256=release.sha256,
+        acknowledged_at=acknowledged_at,
+    )
     if before.is_held:
         return evolve(terms, bp=min(before.bp, ceiling))
     if release.critical or (before.state == _S.DONE and not begins_small(mode)):
@@ -67,4 +80,6 @@ def carry_on(
 
 
 def _at(terms: Rollout, bp: int, state: RolloutState, now: float) -> Rollout:
-    return evolve(terms, bp=bp, state=state, since=terms.since if terms.state == state else now)
+    if terms.state == state:
+        return evolve(terms, bp=bp)
+    return evolve(terms, bp=bp, state=state, since=now, sentence=None)

@@ -132,7 +132,8 @@ rollout = Table(
     Column("announced_at", Time, nullable=False),
     #: Since when it is in this state, and at this share.
     Column("since", Time, nullable=False),
-    #: When an operator last resumed it: outcomes of attempts from before do not count any more.
+    #: Outcomes of attempts from before do not count any more: an operator resumed it then, or the
+    #: release got other bytes.
     Column("acknowledged_at", Time),
     #: Why it is in this state; NULL if nobody has said so.
     Column("sentence", Text),

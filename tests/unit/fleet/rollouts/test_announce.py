@@ -6,11 +6,11 @@ from opq_twisted.fleet.rollouts.announce import announce, look_up
 from opq_twisted.fleet.rollouts.orders import hold, resume, widen
 from opq_twisted.fleet.rollouts.rollout import find
 from opq_twisted.fleet.settings import Rollouts
-from opq_twisted.fleet.store.schema import audit
+from opq_twisted.fleet.store.schema import audit, rollout
 from opq_twisted.fleet.store.states import BoxState, RolloutState
 from opq_twisted.trust.pace import ALL, HELD, UNKNOWN, ChannelRelease, Pace
 from tests.helpers.store_case import on_each_database
-from tests.unit.fleet.rollouts.test_orders import RELEASE, OrdersTestCase
+from tests.unit.fleet.rollouts.test_orders import NOTE, RELEASE, OrdersTestCase
 
 SHA, OTHER_SHA = "ab" * 32, "cd" * 32
 
@@ -134,6 +134,20 @@ class OffTests(AnnounceTestCase):
         self.assertEqual(self.pace(sha256=OTHER_SHA), Pace(RELEASE, ALL, HELD))
         (row,) = self.read(find)
         self.assertEqual(row.sha256, OTHER_SHA)
+
+    def test_why_and_since_when(self) -> None:
+        """The reason of a hold comes back with it; the outcomes of other bytes do not count."""
+        self.pace(RELEASE - 1)
+        self.pace()
+        self.do(hold)
+        self.pace(RELEASE - 1)
+        self.pace()
+        (again,) = self.read(lambda store: find(store, rollout.c.release == RELEASE))
+        self.assertEqual((again.sentence, again.acknowledged_at), (NOTE.because, None))
+        self.do(resume, now=20.0)
+        self.paces(ChannelRelease("stable", RELEASE, OTHER_SHA, ALL, False), now=30.0)
+        (other,) = self.read(lambda store: find(store, rollout.c.release == RELEASE))
+        self.assertEqual(other.acknowledged_at, 30)
 
     def test_dropped(self) -> None:
         """The releases of a channel that ended are superseded; other channels go on."""

@@ -125,6 +125,19 @@ class OrderTests(OrdersTestCase):
             ["From done at 100 % to held at 100 %.", "From held at 100 % to baking at 20 %."],
         )
 
+    def test_sentence(self) -> None:
+        """The rollout keeps the last reason; what was reported before `resume` is acknowledged."""
+        self.announce()
+        self.do(hold)
+        (held,) = self.read(find)
+        self.assertEqual((held.sentence, held.acknowledged_at), ("boxes lose the network", None))
+        note = AuditNote(who="bert", because="only old boxes are affected")
+        self.do(resume, 2000, note=note, now=30.0)
+        self.do(widen, now=40.0)
+        (widened,) = self.read(find)
+        self.assertEqual((widened.since, widened.acknowledged_at), (40, 30))
+        self.assertEqual(widened.sentence, "boxes lose the network")
+
     def test_unknown(self) -> None:
         """A release that no channel has named cannot be held."""
         self.assertRefused("was announced in no channel: ", hold)
