@@ -36,7 +36,7 @@ $(DEVELOPING) $(DOCUMENTING): .venv/.ready-%: requirements-%.txt $(READY)
 	@touch $@
 
 demo: $(READY) ## Build an update, serve it, and let a box in a folder install it (CLICK=1 clicks by itself)
-	@.venv/bin/python demo.py $(if $(CLICK),--click)
+	@.venv/bin/python -m demo $(if $(CLICK),--click)
 
 $(if $(filter test,$(MAKECMDGOALS)),$(info The tests and the checks take about 8 minutes on two free processors.))
 test: unit functional lint ## Run the tests that a change has to pass, and the checks

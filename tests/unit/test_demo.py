@@ -10,7 +10,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-import demo
+from demo import folder
+from demo.terminal import DemoFailed
 from tests.helpers.project import PROJECT
 
 #: Stands in for the builder: it says that it has begun, and ends when it is told to.
@@ -34,21 +35,21 @@ class FolderTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.demos = Path(self.mktemp()).absolute()
-        self.patch(demo, "DEMOS", self.demos)
+        self.patch(folder, "DEMOS", self.demos)
 
     def test_own_folder(self) -> None:
         """Each demo has its own, and empties one that no other uses any more."""
         (self.demos / "1" / "old").mkdir(parents=True)
         (self.demos / "3" / "old").mkdir(parents=True)
-        self.assertEqual(demo.claim_folder(), self.demos / "1")
-        self.assertEqual(demo.claim_folder(), self.demos / "2")
+        self.assertEqual(folder.claim_folder(), self.demos / "1")
+        self.assertEqual(folder.claim_folder(), self.demos / "2")
         self.assertEqual(list((self.demos / "1").iterdir()), [])
         self.assertTrue((self.demos / "3" / "old").exists())
 
     def test_no_folder(self) -> None:
         """If there can be none, a sentence says what to do."""
         self.demos.write_text("")
-        error = self.assertRaises(demo.DemoFailed, demo.claim_folder)
+        error = self.assertRaises(DemoFailed, folder.claim_folder)
         self.assertEqual(
             str(error),
             f"Cannot make a folder in {self.demos}: File exists. Remove {self.demos}, as root if "
@@ -63,7 +64,7 @@ class ProcessTests(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute() / "two words, jörg"
         self.folder.mkdir(parents=True)
         self.events, self.gate = self.folder / "events", self.folder / "gate"
-        shutil.copy(PROJECT / "demo.py", self.folder)
+        shutil.copytree(PROJECT / "demo", self.folder / "demo")
         builder = BUILDER.format(events=self.events, gate=self.gate)
         (self.folder / "build_update.py").write_text(builder)
         for path in (self.events, self.gate):
@@ -73,7 +74,8 @@ class ProcessTests(SynchronousTestCase):
         """Start a demo, and wait until it builds; returns it and its terminal."""
         ours, terminal = pty.openpty()
         program = subprocess.Popen(
-            [sys.executable, self.folder / "demo.py", *options],
+            [sys.executable, "-m", "demo", *options],
+            cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(PROJECT)},
             stdin=terminal,
             stdout=terminal,

@@ -1,0 +1,1 @@
+"""Shows on one machine what this project does: `make demo`."""
