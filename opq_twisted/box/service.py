@@ -45,10 +45,9 @@ from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.scheduler import MAX_SPREAD, Scheduler
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.watchdog import WatchdogService
-from opq_twisted.box.web.auth import BasicAuth, PasswordHash
+from opq_twisted.box.web.auth import BasicAuth, read_password_hash
 from opq_twisted.box.web.branding import read_branding
 from opq_twisted.box.web.csrf import CsrfCheck
-from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.page_port import PagePort, inherited_sockets
 from opq_twisted.box.web.resources import make_root
 from opq_twisted.common import files
@@ -157,7 +156,7 @@ def makeService(options: Options) -> IService:
                     reactor,
                     updater,
                     deps.board,
-                    HostCheck(settings.hosts),
+                    settings.hosts,
                     CsrfCheck(settings.programs),
                     basic_auth,
                     settings.log,
@@ -240,7 +239,7 @@ def _read_settings(path: Path) -> tuple[BoxConfig, BasicAuth | None]:
     try:
         config = read_config(path)
         file = config.updater.web_password_file
-        return config, None if file is None else BasicAuth(reactor, PasswordHash.read(file))
+        return config, None if file is None else BasicAuth(reactor, read_password_hash(file))
     except ConfigInvalid as error:
         raise CannotStart(str(error)) from None
 

@@ -14,7 +14,6 @@ from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.web.branding import read_branding
 from opq_twisted.box.web.csrf import CsrfCheck
-from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.resources import make_root
 from tests.browser.serving import listen, serve_all
 from tests.helpers.box_fakes import NEW, OLD, Bench
@@ -222,7 +221,7 @@ def serve(state: str, folder: Path) -> int:
         reactor,
         bench.updater,
         bench.board,
-        HostCheck([]),
+        [],
         CsrfCheck(),
         None,
         bench.config.log,

@@ -29,9 +29,9 @@ from opq_twisted.box.state.status import StatusBoard
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.web.auth import BasicAuth
 from opq_twisted.box.web.csrf import CsrfCheck
-from opq_twisted.box.web.password_queue import TooManyAttempts
 from opq_twisted.common.errors import InvalidName, OpqError, UpdateInProgress
 from opq_twisted.http.negotiation import preferred
+from opq_twisted.http.password_queue import TooManyAttempts
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource

@@ -1,7 +1,7 @@
 """The box's HTTP resources: its page, and the status for programs."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -19,10 +19,10 @@ from opq_twisted.box.web.auth import BasicAuth
 from opq_twisted.box.web.branding import Branding
 from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.box.web.events import Events
-from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.log import InstallerLog
 from opq_twisted.box.web.page_html import older_texts, past_key, render
 from opq_twisted.box.web.view_model import view
+from opq_twisted.http.host_check import HostCheck
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -51,7 +51,7 @@ def make_root(
     clock: IReactorTime,
     updater: Updater,
     board: StatusBoard,
-    host_check: HostCheck,
+    hosts: Iterable[str],
     csrf_check: CsrfCheck,
     basic_auth: BasicAuth | None,
     log: Path,
@@ -62,6 +62,7 @@ def make_root(
     """
     Make the tree of the agent's resources.
 
+    :param hosts: names that the box answers to besides its own.
     :param basic_auth: checks the password of the actions; None if the box has none.
     :param log: the path of the installer's log.
     :param now: the time of day, in seconds since the epoch.
@@ -88,7 +89,7 @@ def make_root(
 
     template = Template(_read("index.html"))
     parts = (updater, board, csrf_check, basic_auth)
-    root = Root(host_check)
+    root = Root(HostCheck(hosts))
     # The page works without JavaScript; its script keeps it current.
     root.putChild(b"", GetResource(page))
     style = SHARED_STYLE + _read("page.css") + branding.style
@@ -151,8 +152,14 @@ class Root(PlainResource):
 
     def getChildWithDefault(self, path: bytes, request: BoundedRequest) -> IResource:
         """Find a resource, if the request is for this box."""
-        error = self._host_check.error(request)
-        return Forbidden(error) if error else super().getChildWithDefault(path, request)
+        name = self._host_check.find_foreign(request)
+        if name is None:
+            found: IResource = super().getChildWithDefault(path, request)
+            return found
+        return Forbidden(
+            f"This box does not answer to the name {name!r}. Use its address, or "
+            'add the name to "hosts" under "updater" in its configuration.'
+        )
 
 
 class Forbidden(PlainResource):

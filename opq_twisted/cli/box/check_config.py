@@ -10,7 +10,7 @@ from opq_twisted.box.config import BoxConfig, Token, read_config
 from opq_twisted.box.config_warnings import find_warnings
 from opq_twisted.box.install.units import SYSTEMD
 from opq_twisted.box.network.proxies import Proxy
-from opq_twisted.box.web.auth import PasswordHash
+from opq_twisted.box.web.auth import read_password_hash
 from opq_twisted.box.window import DailyWindow
 
 
@@ -26,7 +26,7 @@ def check(path: Path) -> BoxConfig:
 def require_usable(config: BoxConfig) -> BoxConfig:
     """Return the settings; raise ConfigInvalid if the password's file cannot be used."""
     if config.updater.web_password_file is not None:
-        PasswordHash.read(config.updater.web_password_file)
+        read_password_hash(config.updater.web_password_file)
     return config
 
 

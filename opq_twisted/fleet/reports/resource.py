@@ -18,10 +18,10 @@ from twisted.web.http import (
 from twisted.web.server import NOT_DONE_YET
 
 from opq_twisted.fleet.reports.answer import Answer, choose_retry_after, refuse_for_now
-from opq_twisted.fleet.reports.client_network import find_network
 from opq_twisted.fleet.reports.inbox import Inbox
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.reports.rate_limit import RateLimit
+from opq_twisted.http.client_network import find_network
 from opq_twisted.http.connection_limits import Network
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest

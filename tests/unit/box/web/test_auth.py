@@ -8,10 +8,11 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.web import auth
-from opq_twisted.box.web.auth import BasicAuth, PasswordHash
-from opq_twisted.box.web.password_queue import TooManyAttempts
+from opq_twisted.box.web.auth import BasicAuth, read_password_hash
 from opq_twisted.common.errors import ConfigInvalid
+from opq_twisted.http import password
+from opq_twisted.http.password import PasswordHash
+from opq_twisted.http.password_queue import TooManyAttempts
 from tests.helpers.box_fakes import NEW
 from tests.unit.box.web.test_resources import ACTIONS, CURL, WebCase
 
@@ -29,7 +30,7 @@ class HashTests(SynchronousTestCase):
     def read(self, text: str) -> PasswordHash:
         path = Path(self.mktemp())
         path.write_text(text)
-        return PasswordHash.read(path)
+        return read_password_hash(path)
 
     def test_round_trip(self) -> None:
         """A written hash can be read, and matches only its password."""
@@ -66,7 +67,7 @@ class HashTests(SynchronousTestCase):
                 self.assertIn(
                     "opq-box password", str(self.assertRaises(ConfigInvalid, self.read, text))
                 )
-        missing = self.assertRaises(ConfigInvalid, PasswordHash.read, Path(self.mktemp()))
+        missing = self.assertRaises(ConfigInvalid, read_password_hash, Path(self.mktemp()))
         self.assertIn("No such file or directory", str(missing))
 
 
@@ -74,7 +75,7 @@ class BasicAuthTests(SynchronousTestCase):
     """The check of an Authorization header."""
 
     def setUp(self) -> None:
-        self.patch(auth, "_LN", 4)  # It need not take long.
+        self.patch(password, "_LN", 4)  # It need not take long.
         self.clock = Clock()
         self.hashed = 0
         self.auth = BasicAuth(self.clock, PasswordHash.of(SECRET), self.in_thread)
@@ -145,9 +146,9 @@ class BasicAuthTests(SynchronousTestCase):
 
     def test_broken(self) -> None:
         """A check that raises an error, such as a lack of memory, does not block later checks."""
-        self.patch(self.auth, "_in_thread", lambda *_: fail(MemoryError()))
+        self.patch(self.auth._check, "_in_thread", lambda *_: fail(MemoryError()))
         self.failureResultOf(self.check(basic(SECRET)), MemoryError)
-        self.patch(self.auth, "_in_thread", self.in_thread)
+        self.patch(self.auth._check, "_in_thread", self.in_thread)
         self.assertTrue(self.successResultOf(self.check(basic(SECRET))))
 
 

@@ -10,7 +10,8 @@ from twisted.web.resource import Resource
 from zope.interface import alsoProvides
 
 from opq_twisted.box.state.status import Status, StatusBoard
-from opq_twisted.box.web.events import MAX_STREAMS, Events
+from opq_twisted.box.web.events import Events
+from opq_twisted.http.event_streams import MAX_STREAMS
 from opq_twisted.http.site import BoundedSite
 from tests.helpers.http_exchange import Connection, ReactorClock
 

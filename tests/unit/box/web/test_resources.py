@@ -19,7 +19,6 @@ from opq_twisted.box.state.status import Progress
 from opq_twisted.box.web.auth import BasicAuth
 from opq_twisted.box.web.branding import read_branding
 from opq_twisted.box.web.csrf import CsrfCheck
-from opq_twisted.box.web.host_check import HostCheck
 from opq_twisted.box.web.resources import make_root
 from opq_twisted.common import files
 from opq_twisted.common.errors import ServerFailed
@@ -47,7 +46,7 @@ class WebCase(SynchronousTestCase):
             bench.clock,
             bench.updater,
             bench.board,
-            HostCheck(hosts),
+            hosts,
             CsrfCheck(),
             basic_auth,
             bench.config.log,

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.extract.unpack import unpack
 from opq_twisted.box.download.archive_store import ArchiveStore
-from opq_twisted.box.web.auth import PasswordHash
+from opq_twisted.box.web.auth import read_password_hash
 from opq_twisted.cli.box import main as box
 from opq_twisted.cli.box.agent_client import AgentClient
 from opq_twisted.cli.box.main import main
@@ -732,10 +732,10 @@ class NewPasswordTests(SynchronousTestCase):
     def test_line(self) -> None:
         """The password is the first line of standard input; only the owner can read the file."""
         self.assertIn("web_password_file", self.choose("öffne dich\nand another line"))
-        self.assertTrue(PasswordHash.read(self.file).matches("öffne dich"))
+        self.assertTrue(read_password_hash(self.file).matches("öffne dich"))
         self.assertEqual(self.file.stat().st_mode & 0o777, 0o600)
         self.choose("another")
-        self.assertTrue(PasswordHash.read(self.file).matches("another"))
+        self.assertTrue(read_password_hash(self.file).matches("another"))
 
     def test_none(self) -> None:
         """An empty password, or one that is too long, changes nothing."""
@@ -751,7 +751,7 @@ class NewPasswordTests(SynchronousTestCase):
             said, status = on_terminal(PROGRAM, "password", self.file, prompts=prompts)
             self.assertEqual(status, code, said)
             self.assertIn(words, said)
-        self.assertTrue(PasswordHash.read(self.file).matches("one"))
+        self.assertTrue(read_password_hash(self.file).matches("one"))
 
 
 class ConfigTests(SynchronousTestCase):

@@ -1,4 +1,4 @@
-"""Checks that the `Host` header of a request is a name or an address of this box."""
+"""Checks that the `Host` header of a request is a name or an address of this machine."""
 
 import ipaddress
 import re
@@ -13,6 +13,9 @@ _HOSTS = Path("/etc/hosts")
 #: At most so many bytes of /etc/hosts are read.
 _MAX_READ = 65536
 
+#: Characters of a foreign name that a sentence shows.
+_SHOWN = 100
+
 #: The number that multicast DNS appends to a name, or increments in it, if another machine has the
 #: name already: Avahi turns `box` into `box-2` and `box-7` into `box-8`, other programs make
 #: `box-7-2` or `box11`.
@@ -23,26 +26,22 @@ class HostCheck:
     """
     Rejects requests for other hosts, which protects against DNS rebinding.
 
-    Another site can let its own name resolve to the box's address. Its pages are then of one origin
-    with the box, but the browser sends that name in `Host`.
+    Another site can let its own name resolve to this machine's address. Its pages are then of one
+    origin with the page here, but the browser sends that name in `Host`.
     """
 
     def __init__(self, hosts: Iterable[str]) -> None:
-        """:param hosts: names that the box accepts besides its own."""
+        """:param hosts: names that are accepted besides those of the machine."""
         self._hosts = {_host_name(_in_ascii(host)) for host in hosts}
 
-    def error(self, request: Request) -> str | None:
-        """Return a sentence for the user if the request is for another host, and else None."""
+    def find_foreign(self, request: Request) -> str | None:
+        """Return the beginning of the name of another host that a request is for, or None."""
         host = request.getHeader(b"Host")
         if host is None:
             return None
         name = _host_name(host.decode("latin-1"))
-        if _is_address(name) or name in self._hosts or is_own(name):
-            return None
-        return (
-            f"This box does not answer to the name {name[:100]!r}. Use its address, or "
-            'add the name to "hosts" under "updater" in its configuration.'
-        )
+        is_ours = _is_address(name) or name in self._hosts or is_own(name)
+        return None if is_ours else name[:_SHOWN]
 
 
 def is_own(name: str) -> bool:

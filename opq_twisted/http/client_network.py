@@ -1,4 +1,4 @@
-"""The network that a report comes from."""
+"""The network that a request comes from, also through a reverse proxy."""
 
 from collections.abc import Sequence
 
