@@ -18,12 +18,26 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeEngine
 
 Number: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
+#: The largest number that PostgreSQL stores in 32 bits.
+LARGEST_SMALL = 2**31 - 1
+
 Time: TypeEngine[float] = Double().with_variant(REAL, "sqlite")
 
 
 def text(length: int) -> TypeEngine[str]:
     """Return the type of a text; only PostgreSQL refuses longer ones."""
     return String(length).with_variant(Text(), "sqlite")
+
+
+class SmallNumber(TypeDecorator[int]):
+    """Is a number of 32 bits in PostgreSQL; a larger one is stored as the largest of these."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
+        """Limit the number, which a box may have chosen."""
+        return None if value is None else min(value, LARGEST_SMALL)
 
 
 class Flag(Boolean):

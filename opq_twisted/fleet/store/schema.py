@@ -12,7 +12,7 @@ from sqlalchemy import (
     column,
 )
 
-from opq_twisted.fleet.store.column_types import Flag, Hexadecimal, Number, Time, text
+from opq_twisted.fleet.store.column_types import Flag, Hexadecimal, Number, SmallNumber, Time, text
 
 #: The table in which Alembic notes the last migration.
 VERSION_TABLE = "opq_fleet_version"
@@ -78,13 +78,13 @@ box = Table(
 attempt = Table(
     "attempt",
     metadata,
-    Column("box", Number, ForeignKey("box.id", ondelete="CASCADE"), primary_key=True),
+    Column("box", Integer, ForeignKey("box.id", ondelete="CASCADE"), primary_key=True),
     Column("attempt_id", Hexadecimal, primary_key=True),
     Column("release", Number),
     Column("from_release", Number),
     #: By the clock of the box, which may be wrong.
     Column("began", Number, nullable=False),
-    Column("took", Number, nullable=False),
+    Column("took", SmallNumber, nullable=False),
     Column("automatic", Flag, nullable=False),
     Column("stage", text(32), nullable=False),
     #: NULL while it is under way.
@@ -92,9 +92,9 @@ attempt = Table(
     Column("reason", text(32)),
     #: Whether the outcome was not reported, but follows from a later report.
     Column("inferred", Flag, nullable=False),
-    Column("tries", Number, nullable=False),
-    Column("fetched", Number),
-    Column("size", Number),
+    Column("tries", SmallNumber, nullable=False),
+    Column("fetched", SmallNumber),
+    Column("size", SmallNumber),
     #: When the first report of it was received, and the first one with its outcome.
     Column("received", Time, nullable=False),
     Column("ended_at", Time),

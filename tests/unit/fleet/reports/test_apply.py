@@ -126,14 +126,17 @@ class TestStored(ApplyCase):
         self.assertEqual({row["key_id"] for row in self.boxes()}, {good.key, forger.key})
 
     def test_largest(self) -> None:
-        """The largest numbers that a report can have are stored."""
+        """The largest numbers that a report can have are no error, and stored as far as needed."""
         most = MAX_NUMBER
         box = ReportingBox(number=most, release=most, root=most, snapshot=most, last_good=most)
         large = attempt(
             release=most, previous=most, began=most, took=most, tries=most, fetched=most, size=most
         )
         self.assertEqual(self.results(box.send(attempts=(large,))), [(200, "stored")])
-        self.assertEqual(self.attempts()[0]["tries"], most)
+        [row] = self.attempts()
+        self.assertEqual({row[name] for name in ("release", "from_release", "began")}, {most})
+        small = {row[name] for name in ("took", "tries", "fetched", "size")}
+        self.assertEqual(small, {2**31 - 1})
 
     def test_many_attempts(self) -> None:
         """A box cannot fill the database: its further attempts have to wait for the next day."""

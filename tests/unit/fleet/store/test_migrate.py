@@ -8,17 +8,36 @@ from contextlib import closing
 from subprocess import PIPE, Popen
 from typing import Any
 
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, delete, insert, inspect, text, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    delete,
+    insert,
+    inspect,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from opq_twisted.common.errors import CannotStart, OpqError
+from opq_twisted.common.strict_json import MAX_NUMBER
+from opq_twisted.fleet.store.column_types import LARGEST_SMALL
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.fleet.store.engine import make_engine
 from opq_twisted.fleet.store.errors import StoreUnavailable, WrongDatabase
-from opq_twisted.fleet.store.migrate import Tables, find_tables, migrate_database, upgrade
-from opq_twisted.fleet.store.schema import VERSION_TABLE, audit, metadata
+from opq_twisted.fleet.store.migrate import (
+    Tables,
+    _config,
+    find_tables,
+    migrate_database,
+    upgrade,
+)
+from opq_twisted.fleet.store.schema import VERSION_TABLE, attempt, audit, metadata
 from tests.helpers.project import PROJECT
 from tests.helpers.store_case import StoreCase, on_each_database
 
@@ -135,6 +154,48 @@ class _Empty(StoreCase):
                 connection.execute(text("DROP FUNCTION opq_audit_is_kept"))
         engine.dispose()
         return url
+
+
+@on_each_database
+class TestOlderTables(_Empty):
+    """A database of the first version of the tables, with an attempt."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        with self.database.engine.begin() as connection:
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+            row = "INSERT INTO box (id, key_id, box_id, state, seq) VALUES (7, 'a', 7, 'known', 1)"
+            connection.execute(text(row))
+            connection.execute(
+                insert(attempt).values(
+                    box=7,
+                    attempt_id="ab" * 16,
+                    began=MAX_NUMBER,
+                    took=literal(MAX_NUMBER, BigInteger),
+                    automatic=True,
+                    stage="idle",
+                    inferred=False,
+                    tries=1,
+                    size=12_300_000,
+                    received=1.5,
+                )
+            )
+
+    def test_numbers(self) -> None:
+        """The numbers of an attempt stay; PostgreSQL limits those that take less room now."""
+        self.assertTrue(upgrade(self.database.engine))
+        columns = (
+            attempt.c.box,
+            attempt.c.began,
+            attempt.c.took,
+            attempt.c.fetched,
+            attempt.c.size,
+        )
+        [row] = self.read(lambda connection: connection.execute(select(*columns)).all())
+        took = LARGEST_SMALL if self.on_postgresql else MAX_NUMBER
+        self.assertEqual(tuple(row), (7, MAX_NUMBER, took, None, 12_300_000))
 
 
 #: Migrates the database of the first argument, and stops before the statement whose number is the

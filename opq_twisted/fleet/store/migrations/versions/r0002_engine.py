@@ -3,14 +3,20 @@
 from alembic import op
 from sqlalchemy import Column, Integer, Text
 
-from opq_twisted.fleet.store.column_types import Number, Time, text
+from opq_twisted.fleet.store.column_types import LARGEST_SMALL, Number, Time, text
 
 revision = "0002"
 down_revision = "0001"
 
 
+#: Columns of an attempt that need no more than 32 bits.
+_NARROW = ("took", "tries", "fetched", "size")
+
+
 def upgrade() -> None:
-    """Add columns, an index and three tables."""
+    """Add columns, an index and three tables; the attempts need less room in PostgreSQL."""
+    if op.get_context().dialect.name == "postgresql":
+        op.execute(_narrow_attempts())
     op.add_column("box", Column("due", Time))
     op.add_column("rollout", Column("acknowledged_at", Time))
     op.add_column("rollout", Column("sentence", Text))
@@ -39,3 +45,13 @@ def upgrade() -> None:
         Column("next_at", Time, nullable=False),
         sqlite_strict=True,
     )
+
+
+def _narrow_attempts() -> str:
+    """Return one statement for all columns: each statement writes the whole table anew."""
+    columns = (
+        f"ALTER {name} TYPE integer USING CASE WHEN {name} > {LARGEST_SMALL} "
+        f"THEN {LARGEST_SMALL} ELSE {name} END"
+        for name in _NARROW
+    )
+    return f"ALTER TABLE attempt ALTER box TYPE integer, {', '.join(columns)}"
