@@ -5,6 +5,7 @@ from typing import Any
 
 from attrs import frozen
 
+from opq_twisted.fleet.engine.control_group import Controls
 from opq_twisted.fleet.engine.decision import Circumstances, Decision
 from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.sequential_test import interval
@@ -31,6 +32,8 @@ class Assessment:
     #: The share after the next step; None if it is at its ceiling.
     next_bp: int | None
     before: Before | None
+    #: How the boxes of the channel fared lately that installed nothing.
+    controls: Controls
 
     def to_json(self) -> Mapping[str, Any]:
         """Return it for people and programs; shares are from 0 to 1, times in seconds."""

@@ -7,7 +7,7 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, not_, select
 
-from opq_twisted.fleet.queries.silence import fell_silent
+from opq_twisted.fleet.queries.silence import Silence, is_silent
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import COUNTED, BoxState
 from opq_twisted.report.codes import Waiting
@@ -50,11 +50,12 @@ class Census:
     needs: Mapping[str, Need]
 
 
-def take_census(connection: Connection, now: float) -> Census:
+def take_census(connection: Connection, now: float, silence: Silence) -> Census:
     """
     Count the boxes.
 
     :param now: seconds since the epoch.
+    :param silence: since when boxes are silent.
     """
     conditions = _conditions(now)
     by_release, by_waiting = Counter[int | None](), Counter[str]()
@@ -68,7 +69,7 @@ def take_census(connection: Connection, now: float) -> Census:
         if waiting is not None:
             by_waiting[waiting if waiting in _WAITING else _OTHER] += boxes
         counts.update(dict(zip(conditions, found, strict=True)))
-    for name, condition in (others := _other_conditions(now)).items():
+    for name, condition in (others := _other_conditions(silence)).items():
         counts[name] = _count(connection, condition)
     needs = {
         name: _need(connection, counts[name], condition)
@@ -113,18 +114,18 @@ def _conditions(now: float) -> dict[str, ColumnElement[bool]]:
     }
 
 
-def _other_conditions(now: float) -> dict[str, ColumnElement[bool]]:
+def _other_conditions(silence: Silence) -> dict[str, ColumnElement[bool]]:
     return {
-        "silent": box.c.id.in_(_silent(now)),
+        "silent": box.c.id.in_(_silent(silence)),
         "shared_number": box.c.box_id.in_(_shared_numbers()),
     }
 
 
-def _silent(now: float) -> Select[Any]:
+def _silent(silence: Silence) -> Select[Any]:
     return (
         select(attempt.c.box)
         .join(box, box.c.id == attempt.c.box)
-        .where(fell_silent(0, now))
+        .where(is_silent(silence))
         # It has a `box` of its own.
         .correlate(None)
     )

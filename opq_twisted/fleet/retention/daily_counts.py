@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from opq_twisted.fleet.queries.silence import fell_silent
+from opq_twisted.fleet.queries.silence import SILENT_AFTER, fell_silent
 from opq_twisted.fleet.store.schema import attempt, box, day
 from opq_twisted.fleet.store.states import COUNTED
 
@@ -106,7 +106,9 @@ def _outcomes(start: float, end: float) -> Select[Any]:
 
 
 def _silent(start: float, end: float) -> Select[Any]:
-    return _attempts([func.count().label("silent")], fell_silent(start, end))
+    # Each box falls silent once, on the day on which its time is over.
+    period = fell_silent(start - SILENT_AFTER, end - SILENT_AFTER)
+    return _attempts([func.count().label("silent")], period)
 
 
 def _attempts(counts: Sequence[Any], condition: Any) -> Select[Any]:

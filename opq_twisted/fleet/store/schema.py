@@ -181,6 +181,8 @@ outage = Table(
     Column("id", Number, primary_key=True),
     #: See `fleet.store.states.OutageKind`.
     Column("kind", text(16), nullable=False),
+    #: The channel whose boxes were silent; NULL if the server was down.
+    Column("channel", text(32)),
     Column("began", Time, nullable=False),
     #: NULL while it lasts.
     Column("ended", Time),

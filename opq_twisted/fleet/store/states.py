@@ -21,6 +21,10 @@ class BoxState(StrEnum):
 #: The states of the keys that count as boxes of the fleet.
 COUNTED = (BoxState.KNOWN, BoxState.ADMITTED)
 
+#: Those whose attempts count: a box that was installed anew leaves its bad attempt with its old
+#: key.
+TRIED = (*COUNTED, BoxState.REPLACED)
+
 
 class RolloutState(StrEnum):
     """Where a rollout is."""

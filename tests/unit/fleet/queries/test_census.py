@@ -3,7 +3,7 @@
 from sqlalchemy import Connection
 
 from opq_twisted.fleet.queries.census import Census, Need, count_running, take_census
-from opq_twisted.fleet.queries.silence import SILENT_AFTER
+from opq_twisted.fleet.queries.silence import SILENT_AFTER, Silence
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box
 from tests.helpers.store_case import StoreCase, on_each_database
@@ -62,7 +62,9 @@ class CountsTests(StoreCase):
 
     def census(self) -> Census:
         """Count the boxes."""
-        return self.read(lambda connection: take_census(connection, NOW))
+        return self.read(
+            lambda connection: take_census(connection, NOW, Silence(NOW - SILENT_AFTER))
+        )
 
     def test_needs(self) -> None:
         """Each reason has the number of boxes, and names some of them."""

@@ -4,7 +4,7 @@ from sqlalchemy import Connection
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.queries.outcomes import SILENT, UNDER_WAY, count_outcomes, is_bad
-from opq_twisted.fleet.queries.silence import SILENT_AFTER
+from opq_twisted.fleet.queries.silence import SILENT_AFTER, Silence
 from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome, Reason
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box
@@ -17,7 +17,9 @@ class CountTests(StoreCase):
 
     def counted(self) -> dict[tuple[str, str, str], int]:
         """Count the boxes with the new release."""
-        found = self.read(lambda connection: count_outcomes(connection, [NEW], NOW))
+        found = self.read(
+            lambda connection: count_outcomes(connection, [NEW], Silence(NOW - SILENT_AFTER))
+        )
         return {(each.channel, each.outcome, each.reason): each.boxes for each in found}
 
     def add(self, number: int, *attempts: tuple[str | None, str | None], **columns: object) -> None:
@@ -50,7 +52,7 @@ class CountTests(StoreCase):
         )
 
     def test_worst(self) -> None:
-        """A box counts once, by its worst attempt, whichever was the last."""
+        """A box counts once, by its worst attempt; failures of the network give way to others."""
         self.add(1, ("failed", "install-status"), ("failed", "download"), ("updated", None))
         self.add(2, ("updated", None), ("returned", "fell-over"))
         self.add(3, ("failed", "download"), (None, None), last_seen=NOW - SILENT_AFTER - 1)
@@ -61,7 +63,7 @@ class CountTests(StoreCase):
                 ("stable", "failed", "install-status"): 1,
                 ("stable", "returned", "fell-over"): 1,
                 ("stable", SILENT, ""): 1,
-                ("stable", "failed", "download"): 1,
+                ("stable", UNDER_WAY, ""): 1,
             },
         )
 
@@ -70,9 +72,11 @@ class CountTests(StoreCase):
         self.add(1, ("updated", None))
         self.add(2, ("returned", "rescued"))
         self.add(3, ("failed", "download"))
-        found = self.read(lambda connection: count_outcomes(connection, [NEW], NOW))
+        found = self.read(
+            lambda connection: count_outcomes(connection, [NEW], Silence(NOW - SILENT_AFTER))
+        )
         self.assertEqual([each.is_bad for each in found], [True, False, False])
-        self.assertEqual(found[-1].outcome, "updated")
+        self.assertEqual(found[-1].outcome, "failed")
 
     def test_not_installing(self) -> None:
         """A box that was switched off during a download is not silent."""
@@ -103,7 +107,9 @@ class CountTests(StoreCase):
                 connection, add_box(connection, 4), "updated", release=OLD
             )
         )
-        self.assertEqual(self.counted(), {("beta", "updated", ""): 1})
+        self.assertEqual(
+            self.counted(), {("stable", "returned", "rescued"): 1, ("beta", "updated", ""): 1}
+        )
 
 
 class BadTests(SynchronousTestCase):

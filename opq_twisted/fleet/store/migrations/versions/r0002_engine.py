@@ -32,6 +32,7 @@ def upgrade() -> None:
         "outage",
         Column("id", Number, primary_key=True),
         Column("kind", text(16), nullable=False),
+        Column("channel", text(32)),
         Column("began", Time, nullable=False),
         Column("ended", Time),
         sqlite_strict=True,

@@ -1,0 +1,115 @@
+"""Counts the boxes that count in a rollout, each once, by its worst attempt."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import frozen
+from sqlalchemy import ColumnElement, Connection, and_, or_
+
+from opq_twisted.fleet.queries.outcomes import (
+    SILENT,
+    UNDER_WAY,
+    BoxesWithResult,
+    count_results,
+    is_bad,
+)
+from opq_twisted.fleet.queries.silence import Silence
+from opq_twisted.fleet.rollouts.rollout import Rollout, find
+from opq_twisted.fleet.store.schema import box, rollout
+from opq_twisted.fleet.store.states import TRIED, BoxState, RolloutState
+from opq_twisted.report.codes import Outcome
+
+#: Releases before that are looked at, until one has outcomes.
+_BEFORE = 5
+
+
+@frozen(kw_only=True)
+class Counts:
+    """The boxes that count in a rollout."""
+
+    well: int
+    bad_by_reason: Mapping[str, int]
+    under_way: int
+    #: Those of the boxes under way that are silent, and nobody can say why.
+    unclear: int
+
+    @property
+    def bad(self) -> int:
+        """The number of bad boxes."""
+        return sum(self.bad_by_reason.values())
+
+
+def counts_in(each: Rollout, now: float, key_age: float) -> ColumnElement[bool]:
+    """
+    Return the condition that a key counts in a rollout, if its state lets it count at all.
+
+    Anybody can make keys as soon as a release is announced: so only those count that are older, or
+    that an operator has admitted.
+
+    :param key_age: seconds that a key has to be older than the announcement.
+    """
+    # A clock that was ahead may have announced a release in the future.
+    announced_at = min(each.announced_at, now)
+    return and_(
+        box.c.channel == each.channel,
+        or_(box.c.state == BoxState.ADMITTED, box.c.first_seen <= announced_at - key_age),
+    )
+
+
+def read_results(
+    connection: Connection, each: Rollout, now: float, key_age: float, silent_since: float
+) -> Sequence[BoxesWithResult]:
+    """
+    Count the boxes with the release of a rollout by their results.
+
+    :param silent_since: since when a box must not have been heard to be silent.
+    """
+    condition = and_(box.c.state.in_(TRIED), counts_in(each, now, key_age))
+    silence = Silence(silent_since)
+    return count_results(connection, each.release, silence, condition, _acknowledged(each, now))
+
+
+def sum_up(results: Sequence[BoxesWithResult], is_clear: Callable[[float], bool]) -> Counts:
+    """
+    Add up results.
+
+    :param is_clear: whether a box that was last heard at a time is silent because of the release.
+    """
+    well = under_way = unclear = 0
+    bad = Counter[str]()
+    for each in results:
+        if each.last_seen is not None and not is_clear(each.last_seen):
+            unclear += each.boxes
+        elif is_bad(each.outcome, each.reason):
+            bad[_word(each.outcome, each.reason)] += each.boxes
+        elif each.outcome == Outcome.UPDATED:
+            well += each.boxes
+        elif each.outcome == UNDER_WAY:
+            under_way += each.boxes
+    return Counts(
+        well=well, bad_by_reason=dict(bad), under_way=under_way + unclear, unclear=unclear
+    )
+
+
+def find_before(connection: Connection, each: Rollout) -> Sequence[Rollout]:
+    """Return the last rollouts of a channel that were not held until the end, the last first."""
+    found = find(
+        connection,
+        rollout.c.channel == each.channel,
+        rollout.c.release != each.release,
+        rollout.c.state == RolloutState.SUPERSEDED,
+        rollout.c.was_held.is_(False),
+    )
+    return sorted(found, key=lambda before: -before.since)[:_BEFORE]
+
+
+def _acknowledged(each: Rollout, now: float) -> float | None:
+    """Return when an operator resumed it; a time that is still to come would hide all attempts."""
+    at = each.acknowledged_at
+    return None if at is None or at > now else at
+
+
+def _word(outcome: str, reason: str) -> str:
+    if outcome == SILENT:
+        return SILENT
+    return outcome if reason in ("", "other") else reason

@@ -1,0 +1,41 @@
+"""Counts the boxes whose turn it is in a step of a rollout."""
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
+
+from opq_twisted.fleet.rollouts.rollout import Rollout
+from opq_twisted.fleet.store.schema import attempt, box
+from opq_twisted.fleet.store.states import COUNTED
+from opq_twisted.report.codes import Waiting
+
+
+def count_drawn(
+    connection: Connection, each: Rollout, counts: ColumnElement[bool]
+) -> tuple[int, int]:
+    """
+    Count the boxes whose turn it is that were seen in this step, and those that are through.
+
+    These have an attempt to install the release, or would have one by themselves: they install
+    automatically, and do not wait because of the pace. Boxes with a newer release are not asked.
+
+    :param counts: the condition for the keys that count.
+    """
+    attempts = select(attempt.c.box).where(attempt.c.release == each.release)
+    runs = box.c.release == each.release
+    ended = or_(runs, box.c.id.in_(attempts.where(attempt.c.outcome.is_not(None))))
+    is_drawn = or_(
+        runs,
+        and_(
+            box.c.install == "automatic",
+            or_(box.c.waiting.is_(None), box.c.waiting.not_in((Waiting.TURN, Waiting.HELD))),
+        ),
+        box.c.id.in_(attempts),
+    )
+    query = select(func.count(), func.sum(case((ended, 1), else_=0))).where(
+        counts,
+        box.c.state.in_(COUNTED),
+        box.c.last_seen >= each.since,
+        or_(box.c.release.is_(None), box.c.release <= each.release),
+        is_drawn,
+    )
+    drawn, through = connection.execute(query).one()
+    return drawn, int(through or 0)

@@ -1,0 +1,139 @@
+"""Gathers from the database what is known of each rollout, and judges it."""
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection
+
+from opq_twisted.fleet.engine.assessment import Assessment, Before
+from opq_twisted.fleet.engine.controls import read_control_group
+from opq_twisted.fleet.engine.counted import (
+    Counts,
+    counts_in,
+    find_before,
+    read_results,
+    sum_up,
+)
+from opq_twisted.fleet.engine.decision import Circumstances, decide
+from opq_twisted.fleet.engine.drawn import count_drawn
+from opq_twisted.fleet.engine.evidence import Evidence
+from opq_twisted.fleet.engine.hearing import read_hearing
+from opq_twisted.fleet.engine.sequential_test import SequentialTest
+from opq_twisted.fleet.engine.timing import Timing
+from opq_twisted.fleet.rollouts.rollout import Rollout, find
+from opq_twisted.fleet.rollouts.steps import first_step, next_step
+from opq_twisted.fleet.store.schema import rollout
+from opq_twisted.fleet.store.states import RolloutState
+from opq_twisted.fleet.widen_hours import WidenHours
+
+_ALWAYS = WidenHours()
+
+
+def assess(
+    connection: Connection,
+    now: float,
+    timing: Timing,
+    *,
+    hours: WidenHours = _ALWAYS,
+    metadata_problem: str | None = None,
+    only: Collection[int] | None = None,
+) -> list[Assessment]:
+    """
+    Judge all rollouts that are not superseded.
+
+    :param now: seconds since the epoch.
+    :param metadata_problem: what is wrong with the signed metadata, in a sentence.
+    :param only: the releases to judge; None for all.
+    """
+    conditions = [rollout.c.state != RolloutState.SUPERSEDED]
+    if only is not None:
+        conditions.append(rollout.c.release.in_(only))
+    return [
+        _judge(connection, each, now, timing, hours, metadata_problem)
+        for each in find(connection, *conditions)
+    ]
+
+
+def _judge(
+    connection: Connection,
+    each: Rollout,
+    now: float,
+    timing: Timing,
+    hours: WidenHours,
+    metadata_problem: str | None,
+) -> Assessment:
+    hearing = read_hearing(connection, each.channel, now, timing)
+    results = read_results(connection, each, now, timing.key_age, hearing.silence)
+    counts = counts_in(each, now, timing.key_age)
+    moments = (found.last_seen for found in results if found.last_seen is not None)
+    group = read_control_group(
+        connection,
+        each,
+        counts,
+        min(now - timing.silence, hearing.moment, *moments),
+        hearing.broken_before,
+        timing,
+    )
+    controls = group.since(hearing.moment)
+    is_silent = hearing.is_fleet_silent(controls)
+
+    def is_clear(last_seen: float) -> bool:
+        then = group.since(last_seen)
+        is_judged = hearing.is_settled and not is_silent
+        return is_judged and then.can_tell and not then.are_silent
+
+    before = _before(connection, each, now, timing, hearing.silence)
+    usual = group.since(now - timing.silence)
+    evidence = _evidence(
+        sum_up(results, is_clear),
+        count_drawn(connection, each, counts),
+        SequentialTest.after(
+            before.bad if before else 0,
+            before.boxes if before else 0,
+            usual.share if usual.can_tell else 0.0,
+        ),
+    )
+    circumstances = Circumstances(
+        baked=hearing.server.between(each.since, now),
+        is_settled=hearing.is_settled,
+        is_fleet_silent=is_silent,
+        metadata_problem=metadata_problem,
+        is_in_hours=hours.include(now),
+    )
+    return Assessment(
+        rollout=each,
+        evidence=evidence,
+        circumstances=circumstances,
+        decision=None if each.is_held else decide(each, evidence, circumstances, timing),
+        next_bp=_next_bp(connection, each),
+        before=before,
+        controls=controls,
+    )
+
+
+def _evidence(counts: Counts, drawn: tuple[int, int], test: SequentialTest) -> Evidence:
+    return Evidence(
+        well=counts.well,
+        bad_by_reason=counts.bad_by_reason,
+        under_way=counts.under_way,
+        unclear=counts.unclear,
+        drawn=drawn[0],
+        ended=drawn[1],
+        test=test,
+    )
+
+
+def _before(
+    connection: Connection, each: Rollout, now: float, timing: Timing, silence: float
+) -> Before | None:
+    for before in find_before(connection, each):
+        results = read_results(connection, before, now, timing.key_age, silence)
+        counts = sum_up(results, lambda _: True)
+        if boxes := counts.well + counts.bad:
+            return Before(release=before.release, bad=counts.bad, boxes=boxes)
+    return None
+
+
+def _next_bp(connection: Connection, each: Rollout) -> int | None:
+    if each.bp >= each.ceiling_bp:
+        return None
+    return min(each.ceiling_bp, next_step(each.bp, first_step(connection, each.channel)))
