@@ -8,6 +8,8 @@ from twisted.internet.defer import Deferred
 
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.fleet.control.site import make_control, make_root
+from opq_twisted.fleet.engine.judge import Judge
+from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.metrics import FleetMetrics
 from opq_twisted.fleet.presence import Presence
 from opq_twisted.fleet.reports.answer import Answer
@@ -49,6 +51,11 @@ class Fleet(MultiService):
         self.database.prepare()
         #: Gives the paces to the timestamp.
         self.paces = DatabasePaces(self.database, settings.rollouts, now)
+        self.judge = Judge(
+            mode=settings.rollouts,
+            timing=Timing().shortened(settings.shorten),
+            hours=settings.widen_hours,
+        )
         #: Called when an operator has changed the pace of a rollout.
         self.pace_observers: list[Callable[[], None]] = []
         #: The boxes that wait for a release.
@@ -62,6 +69,7 @@ class Fleet(MultiService):
             now,
             lambda: sum(self.presence.waiting_now().values()),
             self._notify_pace_changed,
+            self.judge,
         )
         for each in (
             inbox,

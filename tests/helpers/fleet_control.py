@@ -9,6 +9,8 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, execute
 
 from opq_twisted.fleet.control.site import ControlRequest, make_root
+from opq_twisted.fleet.engine.judge import Judge
+from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.http.site import BoundedSite
@@ -55,7 +57,7 @@ class UnixTransport(Transport):
 class Control:
     """Asks the resources, as `opq-fleet` does."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, mode: Rollouts = "off") -> None:
         self.database = DatabaseInPlace(database)
         #: Whether this process signs timestamps, and how often it was told of a new pace.
         self.signs, self.changed = True, 0
@@ -64,6 +66,7 @@ class Control:
             lambda: NOW,
             lambda: 3,
             self._pace_changed,
+            Judge(mode=mode),
         )
 
     def _pace_changed(self) -> bool:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from opq_twisted.fleet.audit import AuditNote
 from opq_twisted.fleet.control.answers import RequestInvalid
 from opq_twisted.fleet.control.fields import Fields
-from opq_twisted.fleet.control.overview import Content, describe
+from opq_twisted.fleet.control.rollouts import Content, describe
 from opq_twisted.fleet.keys import admission, removal
 from opq_twisted.fleet.keys.admission import Admission
 from opq_twisted.fleet.rollouts import orders

@@ -1,16 +1,17 @@
 """Gathers from the database what people see of the fleet, as JSON."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from attrs import asdict
 from sqlalchemy import Connection
 
+from opq_twisted.fleet.control.rollouts import describe_rollouts
+from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.queries import pages
 from opq_twisted.fleet.queries.census import count_running, take_census
-from opq_twisted.fleet.queries.outcomes import Result, count_outcomes
 from opq_twisted.fleet.rollouts.orders import RolloutUnknown
-from opq_twisted.fleet.rollouts.rollout import Rollout, find
+from opq_twisted.fleet.rollouts.rollout import find
 from opq_twisted.fleet.rollouts.watch import current_rollouts
 from opq_twisted.fleet.store.schema import rollout
 
@@ -23,18 +24,19 @@ _CHANGES = 5
 Content = Mapping[str, Any]
 
 
-def overview(connection: Connection, now: float) -> Content:
+def overview(connection: Connection, now: float, judge: Judge) -> Content:
     """
     Return the state of the fleet.
 
     :param now: seconds since the epoch.
     """
     current = current_rollouts(connection)
-    results = _results(connection, current, now)
-    census = take_census(connection, now)
+    silence = judge.silence(connection, now, {each.channel for each in current})
+    census = take_census(connection, now, silence)
     return {
         "time": now,
-        "channels": [_describe(each, results) for each in current],
+        "rollouts": judge.mode,
+        "channels": describe_rollouts(connection, current, now, judge, silence),
         **_releases(census.by_release, {each.release for each in current}),
         "waiting": dict(census.by_waiting),
         "needs": {name: asdict(each) for name, each in census.needs.items()},
@@ -43,7 +45,7 @@ def overview(connection: Connection, now: float) -> Content:
     }
 
 
-def release_page(connection: Connection, release: int, now: float) -> Content:
+def release_page(connection: Connection, release: int, now: float, judge: Judge) -> Content:
     """
     Return the state of a release in its channels.
 
@@ -55,49 +57,17 @@ def release_page(connection: Connection, release: int, now: float) -> Content:
             f"No channel has named release {release}: opq-fleet releases lists those that there "
             "were."
         )
-    results = _results(connection, known, now)
+    silence = judge.silence(connection, now, {each.channel for each in known})
     return {
         "time": now,
+        "rollouts": judge.mode,
         "release": release,
-        "channels": [_describe(each, results) for each in known],
+        "channels": describe_rollouts(connection, known, now, judge, silence),
         "boxes": count_running(connection, release),
         "bad": pages.list_bad_boxes(connection, release),
         "changes": pages.list_changes(connection, None, _CHANGES, release),
         "held": any(each.is_held for each in known),
     }
-
-
-def describe(each: Rollout) -> Content:
-    """Return a rollout as JSON."""
-    return {
-        "channel": each.channel,
-        "release": each.release,
-        "state": each.state.value,
-        "bp": each.bp,
-        "ceiling_bp": each.ceiling_bp,
-        "critical": each.critical,
-        "announced_at": each.announced_at,
-        "since": each.since,
-    }
-
-
-def _describe(each: Rollout, results: Sequence[Result]) -> Content:
-    own = [
-        {
-            "outcome": found.outcome,
-            "reason": found.reason,
-            "boxes": found.boxes,
-            "bad": found.is_bad,
-        }
-        for found in results
-        if (found.release, found.channel) == (each.release, each.channel)
-    ]
-    return {**describe(each), "outcomes": own}
-
-
-def _results(connection: Connection, rollouts: Iterable[Rollout], now: float) -> Sequence[Result]:
-    releases = sorted({each.release for each in rollouts})
-    return count_outcomes(connection, releases, now) if releases else ()
 
 
 def _releases(by_release: Mapping[int | None, int], current: Collection[int]) -> Content:

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.overview import Content, overview, release_page
+from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.keys.removal import BoxUnknown, matching
 from opq_twisted.fleet.queries import pages
 
@@ -25,26 +26,29 @@ _MAX_DAYS = 36525
 class Queries:
     """Makes a query from the fields of a request, by the name of the resource."""
 
-    def __init__(self, now: Callable[[], float], waiting_now: Callable[[], int]) -> None:
+    def __init__(
+        self, now: Callable[[], float], waiting_now: Callable[[], int], judge: Judge
+    ) -> None:
         """
         :param now: gives seconds since the epoch.
         :param waiting_now: counts the boxes that wait at this process for a release.
         """
         self._now = now
         self._waiting_now = waiting_now
+        self._judge = judge
 
     def status(self, _fields: Fields) -> Query:
         """Show the state of the fleet."""
         waiting = self._waiting_now()
         return lambda connection: {
-            **overview(connection, self._now()),
+            **overview(connection, self._now(), self._judge),
             "waiting_now": waiting,
         }
 
     def release(self, fields: Fields) -> Query:
         """Show a release."""
         release = fields.required_number("release")
-        return lambda connection: release_page(connection, release, self._now())
+        return lambda connection: release_page(connection, release, self._now(), self._judge)
 
     def releases(self, fields: Fields) -> Query:
         """List the rollouts, the last announced first."""

@@ -9,6 +9,7 @@ from opq_twisted.fleet.control.listener import SocketListener
 from opq_twisted.fleet.control.overview import Content
 from opq_twisted.fleet.control.queries import Queries
 from opq_twisted.fleet.control.resources import ChangeResource, QueryResource
+from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.http.connection_limits import ConnectionLimits
 from opq_twisted.http.request import BoundedRequest
@@ -30,6 +31,7 @@ def make_root(
     now: Callable[[], float],
     waiting_now: Callable[[], int],
     pace_changed: Callable[[], bool],
+    judge: Judge,
 ) -> PlainResource:
     """
     Make the resource tree.
@@ -38,6 +40,7 @@ def make_root(
     :param waiting_now: counts the boxes that wait at this process for a release.
     :param pace_changed: called when an operator has changed a pace; returns whether this process
         signs a new timestamp then.
+    :param judge: judges the rollouts.
     """
     root = PlainResource()
     changes = Changes(now)
@@ -45,7 +48,7 @@ def make_root(
     def of_the_pace(content: Content) -> Content:
         return {**content, "signs_here": pace_changed()}
 
-    for path, query in Queries(now, waiting_now).by_path().items():
+    for path, query in Queries(now, waiting_now, judge).by_path().items():
         root.putChild(path, QueryResource(database, query))
     for path, change in (
         (b"hold", changes.hold),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 
-from attrs import frozen
+from attrs import Factory, frozen
 from sqlalchemy import Connection
 
 from opq_twisted.fleet.engine.assessment import Assessment
@@ -22,9 +22,9 @@ def _is_well() -> None:
 class Judge:
     """What the engine's judgement needs beside the database and the clock."""
 
-    mode: Rollouts = "off"
-    timing: Timing = Timing()
-    hours: WidenHours = WidenHours()
+    mode: Rollouts
+    timing: Timing = Factory(Timing)
+    hours: WidenHours = Factory(WidenHours)
     #: Says in a sentence what is wrong with the signed metadata.
     metadata_problem: Callable[[], str | None] = _is_well
 

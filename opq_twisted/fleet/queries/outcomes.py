@@ -25,6 +25,10 @@ from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome, Reason
 UNDER_WAY = "under way"
 SILENT = "silent"
 
+#: A box that is silent together with others that installed nothing, so that nobody can say why; the
+#: engine tells that.
+UNCLEAR = "unclear"
+
 #: A reason of a newer agent, which this program does not know.
 _OTHER = "other"
 

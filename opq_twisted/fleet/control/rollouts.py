@@ -1,0 +1,110 @@
+"""Describes rollouts as JSON: how far they are, how boxes fare, and what the engine thinks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from attrs import evolve
+from sqlalchemy import Connection
+
+from opq_twisted.fleet.engine.assessment import Assessment
+from opq_twisted.fleet.engine.judge import Judge
+from opq_twisted.fleet.queries.outcomes import (
+    SILENT,
+    UNCLEAR,
+    UNDER_WAY,
+    Result,
+    count_outcomes,
+)
+from opq_twisted.fleet.queries.silence import Silence
+from opq_twisted.fleet.rollouts.rollout import Rollout
+from opq_twisted.report.codes import Outcome
+
+Content = Mapping[str, Any]
+
+
+def describe(each: Rollout) -> Content:
+    """Return a rollout as JSON."""
+    return {
+        "channel": each.channel,
+        "release": each.release,
+        "state": each.state.value,
+        "bp": each.bp,
+        "ceiling_bp": each.ceiling_bp,
+        "critical": each.critical,
+        "announced_at": each.announced_at,
+        "since": each.since,
+        "acknowledged_at": each.acknowledged_at,
+        "sentence": each.sentence,
+    }
+
+
+def describe_rollouts(
+    connection: Connection,
+    rollouts: Sequence[Rollout],
+    now: float,
+    judge: Judge,
+    silence: Silence,
+) -> list[Content]:
+    """
+    Return rollouts as JSON, with the results of their boxes and the engine's assessment.
+
+    :param silence: since when boxes are silent, as `judge` says.
+    """
+    releases = sorted({each.release for each in rollouts})
+    if not releases:
+        return []
+    results = count_outcomes(connection, releases, silence)
+    judged = {
+        (each.rollout.channel, each.rollout.release): each
+        for each in judge.assess(connection, now, releases)
+    }
+    return [
+        _describe(
+            each,
+            [found for found in results if (found.channel, found.release) == _which(each)],
+            judged.get(_which(each)),
+        )
+        for each in rollouts
+    ]
+
+
+def _which(each: Rollout) -> tuple[str, int]:
+    return each.channel, each.release
+
+
+def _describe(each: Rollout, results: Sequence[Result], judged: Assessment | None) -> Content:
+    shown = results if judged is None else list(_with_unclear(results, judged))
+    return {
+        **describe(each),
+        "outcomes": [
+            {
+                "outcome": found.outcome,
+                "reason": found.reason,
+                "boxes": found.boxes,
+                "bad": found.is_bad,
+            }
+            for found in shown
+        ],
+        "assessment": None if judged is None else judged.to_json(),
+        # Boxes whose results are shown, and left out of the assessment.
+        "not_judged": None if judged is None else _count(shown) - judged.evidence.boxes,
+    }
+
+
+def _with_unclear(results: Sequence[Result], judged: Assessment) -> Iterator[Result]:
+    """Do not call a box silent if the engine says that the network may be the reason."""
+    unclear, is_any_silent = judged.evidence.unclear, judged.evidence.bad_by_reason.get(SILENT)
+    for each in results:
+        if each.outcome != SILENT or not unclear:
+            yield each
+            continue
+        silent = each.boxes - unclear if is_any_silent else 0
+        if silent:
+            yield evolve(each, boxes=silent)
+        yield evolve(each, outcome=UNCLEAR, boxes=each.boxes - silent)
+
+
+def _count(results: Sequence[Result]) -> int:
+    """Count the boxes that began to install the release, or are about to."""
+    began = (Outcome.UPDATED, UNDER_WAY, UNCLEAR)
+    return sum(each.boxes for each in results if each.is_bad or each.outcome in began)
