@@ -18,13 +18,13 @@ from opq_twisted.box.network.connect import TooClose
 from opq_twisted.box.network.http_agent import (
     HttpClients,
     IdentityEncodingAgent,
-    SmallBody,
     without_body,
 )
 from opq_twisted.box.network.redirects import LocatedResponse, RedirectingAgent
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.network.urls import Url, read_url
 from opq_twisted.common.errors import NoWaiting
+from opq_twisted.http.small_body import SmallBody
 
 
 @implementer(IAgentEndpointFactory)

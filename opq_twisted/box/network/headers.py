@@ -4,7 +4,6 @@ import base64
 import re
 
 from attrs import frozen
-from twisted.web.http import stringToDatetime
 from twisted.web.iweb import IResponse
 
 #: Keyed by the algorithm's name in `hashlib`.
@@ -61,20 +60,6 @@ def is_html(response: IResponse) -> bool:
     [value] = response.headers.getRawHeaders(b"Content-Type", [b""])[:1]
     kind = value.partition(b";")[0].strip(b" \t").lower()
     return kind in (b"text/html", b"application/xhtml+xml")
-
-
-def retry_after(response: IResponse) -> float | None:
-    """Parse either form of `Retry-After`, in seconds from now (RFC 9110, section 10.2.3)."""
-    [value] = response.headers.getRawHeaders(b"Retry-After", [b""])[:1]
-    if re.fullmatch(rb"[0-9]{1,9}", value):
-        return float(value)
-    [now] = response.headers.getRawHeaders(b"Date", [b""])[:1]
-    try:
-        # Relative to the server's clock: the box's may be wrong.
-        seconds: int = stringToDatetime(value) - stringToDatetime(now)
-    except (ValueError, IndexError, KeyError):
-        return None
-    return max(0.0, seconds)
 
 
 def wait_applied(response: IResponse) -> bool:

@@ -5,8 +5,7 @@ from typing import Any
 
 from attrs import Factory, evolve, frozen
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.defer import Deferred
 from twisted.web.http import FORBIDDEN, PROXY_AUTH_REQUIRED
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
@@ -17,10 +16,11 @@ from opq_twisted.box.network.body import discard
 from opq_twisted.box.network.connect import TooClose, reaches_of, resolve
 from opq_twisted.box.network.connection import Connection, IdleConnections, Route
 from opq_twisted.box.network.proxies import Proxies, Proxy
-from opq_twisted.box.network.reasons import reason_of
 from opq_twisted.box.network.redirects import LocatedResponse, RedirectingAgent
 from opq_twisted.box.network.tunnel import ProxyFailed, describe_status
 from opq_twisted.box.network.urls import Url, read_url
+from opq_twisted.http.reasons import reason_of
+from opq_twisted.http.small_body import SmallBody
 
 #: Response headers hidden from treq: it would decode the body, and keep the cookies.
 _REMOVED_HEADERS = (b"Content-Encoding", b"Set-Cookie", b"Set-Cookie2")
@@ -55,29 +55,6 @@ def make_http_clients(reactor: Any, proxies: Proxies | None = None) -> HttpClien
         HTTPClient(IdentityEncodingAgent(without_body(redirecting.request))),
         idle,
     )
-
-
-@implementer(IBodyProducer)
-class SmallBody:
-    """The body of a request that is written at once."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.length = len(content)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """See `IBodyProducer`."""
-        consumer.write(self._content)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """See `IBodyProducer`; nothing is left to write."""
-
-    def resumeProducing(self) -> None:
-        """See `IBodyProducer`; nothing is left to write."""
-
-    def stopProducing(self) -> None:
-        """See `IBodyProducer`; nothing is left to write."""
 
 
 def without_body(

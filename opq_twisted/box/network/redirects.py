@@ -14,10 +14,10 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 from opq_twisted.box.network.addresses import Reach
 from opq_twisted.box.network.body import discard, read_body
 from opq_twisted.box.network.connect import TooClose
-from opq_twisted.box.network.reasons import reason_of
 from opq_twisted.box.network.tunnel import ProxyFailed
 from opq_twisted.box.network.urls import Url, read_url
 from opq_twisted.common.errors import DownloadFailed, ServerFailed
+from opq_twisted.http.reasons import reason_of
 
 #: The redirects that a GET follows (RFC 9110, section 15.4).
 REDIRECTS = (301, 302, 303, 307, 308)

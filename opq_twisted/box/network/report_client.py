@@ -6,9 +6,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IResponse
 
 from opq_twisted.box.network.body import BrokenOff, discard, read_body
-from opq_twisted.box.network.headers import retry_after
 from opq_twisted.box.network.update_server import MAX_RETRY_AFTER, UpdateServerClient
 from opq_twisted.common.errors import DownloadFailed, ServerFailed
+from opq_twisted.http.retry_after import retry_after
 from opq_twisted.report.signature import HEADER
 
 #: Bytes of an answer: those to a report with twenty attempts are some 800.

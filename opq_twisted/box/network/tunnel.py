@@ -16,8 +16,8 @@ from twisted.web.http import SWITCHING
 from zope.interface import implementer
 
 from opq_twisted.box.network.proxies import Proxy
-from opq_twisted.box.network.reasons import reason_of
 from opq_twisted.box.network.urls import Url
+from opq_twisted.http.reasons import reason_of
 
 #: Maximum bytes of the proxy's response headers, including those of 1xx responses.
 MAX_HEADERS = 16 * 1024

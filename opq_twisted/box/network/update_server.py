@@ -17,12 +17,13 @@ from twisted.web.iweb import IResponse
 
 from opq_twisted.archive.name import UpdateName, parse_version
 from opq_twisted.box.network.body import BrokenOff, discard, read_body
-from opq_twisted.box.network.headers import retry_after, strong_etag, wait_applied
+from opq_twisted.box.network.headers import strong_etag, wait_applied
 from opq_twisted.box.network.http_agent import HttpClients
-from opq_twisted.box.network.reasons import reason_of
 from opq_twisted.box.network.redirects import REDIRECTS
 from opq_twisted.box.network.tunnel import ProxyFailed
 from opq_twisted.common.errors import DownloadFailed, NoWaiting, OpqError, ServerFailed
+from opq_twisted.http.reasons import reason_of
+from opq_twisted.http.retry_after import retry_after
 
 #: Seconds until the headers of a response must be complete.
 _HEADERS_TIMEOUT = 60.0

@@ -307,7 +307,7 @@ class TrustTests(TestCase):
     async def test_untrusted(self) -> None:
         """Any other certificate is refused; the sentence also mentions the clock."""
         self.assertIn(
-            ": its certificate is not trusted here, or not valid by the clock of this box. Check",
+            ": its certificate is not trusted here, or not valid by the clock of this machine",
             await self.refused(),
         )
 

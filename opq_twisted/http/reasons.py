@@ -51,5 +51,5 @@ def _untrusted(error: SSL.Error) -> str:
     details = error.args[0] if error.args else None
     reasons = [reason for *_, reason in details] if isinstance(details, list) else []
     if "certificate verify failed" in reasons:
-        return "its certificate is not trusted here, or not valid by the clock of this box"
+        return "its certificate is not trusted here, or not valid by the clock of this machine"
     return f"TLS failed ({', '.join(reasons) or 'without a reason'})"
