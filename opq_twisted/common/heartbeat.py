@@ -35,11 +35,12 @@ class Heartbeat(Service):
         super().startService()
         self._schedule()
 
-    def stopService(self) -> None:
+    def stopService(self) -> Deferred[None] | None:
         """Schedule no more runs; the current one is completed."""
         super().stopService()
         if self._next is not None and self._next.active():
             self._next.cancel()
+        return None
 
     def run_now(self) -> None:
         """Run the job in the next turn of the reactor, or directly after the current run."""

@@ -4,8 +4,9 @@ from typing import Any
 
 from sqlalchemy import Connection, insert
 
-from opq_twisted.fleet.store.schema import attempt, box, rollout
+from opq_twisted.fleet.store.schema import attempt, box, notice, rollout
 from opq_twisted.fleet.store.states import BoxState, RolloutState
+from opq_twisted.fleet.webhook.outbox import Event, make_body
 from opq_twisted.trust.pace import ALL
 
 #: Two releases, and the time at which everything happens.
@@ -76,3 +77,17 @@ def add_rollout(connection: Connection, release: int = NEW, **columns: Any) -> N
         **columns,
     }
     connection.execute(insert(rollout).values(values))
+
+
+def add_messages(connection: Connection, number: int, next_at: float = NOW) -> None:
+    """Add messages for the webhook, numbered from 0."""
+    rows = [
+        {
+            "at": NOW,
+            "body": make_body(NOW, Event.HELD, f"message {each}"),
+            "tries": 0,
+            "next_at": next_at,
+        }
+        for each in range(number)
+    ]
+    connection.execute(insert(notice), rows)

@@ -1,6 +1,7 @@
 """Keeps the messages for the webhook in the database until they are delivered."""
 
 import json
+import secrets
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Protocol
@@ -29,6 +30,8 @@ class Event(StrEnum):
     DONE = "done"
     #: Keys of boxes have come in that nobody has admitted.
     ENROLMENT = "enrolment"
+    #: Somebody tries the webhook.
+    TEST = "test"
 
 
 class Notify(Protocol):
@@ -65,7 +68,22 @@ def put(
     numbers: Mapping[str, Any] | None = None,
 ) -> None:
     """Keep a message that is to be sent; a `Notify`."""
+    body = make_body(now, event, text, channel, release, numbers)
+    row = {"at": now, "body": body, "tries": 0, "next_at": now}
+    connection.execute(insert(notice).values(row))
+
+
+def make_body(
+    now: float,
+    event: Event,
+    text: str,
+    channel: str | None = None,
+    release: int | None = None,
+    numbers: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the JSON of a message, which has an id of its own."""
     body = {
+        "id": secrets.token_hex(16),
         "event": event.value,
         "at": now,
         "channel": channel,
@@ -73,8 +91,7 @@ def put(
         "text": text,
         "numbers": dict(numbers or {}),
     }
-    row = {"at": now, "body": json.dumps(body), "tries": 0, "next_at": now}
-    connection.execute(insert(notice).values(row))
+    return json.dumps(body)
 
 
 def discard(
