@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.fleet.control.site import make_control, make_root
+from opq_twisted.fleet.control.webhook_test import WebhookTestResource
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.metrics import FleetMetrics
@@ -22,6 +23,9 @@ from opq_twisted.fleet.rollouts.pace import DatabasePaces
 from opq_twisted.fleet.rollouts.watch import RolloutWatch, current_rollouts
 from opq_twisted.fleet.settings import FleetSettings
 from opq_twisted.fleet.store.database import Database
+from opq_twisted.fleet.webhook.outbox import Notify, discard
+from opq_twisted.fleet.webhook.post import Poster, Receiver, make_agent
+from opq_twisted.fleet.webhook.sender import Sender
 from opq_twisted.http.connection_limits import Network
 from opq_twisted.http.request import BoundedRequest
 
@@ -71,6 +75,14 @@ class Fleet(MultiService):
             self._notify_pace_changed,
             self.judge,
         )
+        poster = self._make_poster(reactor, settings, now)
+        root.putChild(b"webhook-test", WebhookTestResource(poster, now))
+        #: Tells the receiver of the webhook, if there is one.
+        self.notify: Notify = discard
+        if poster is not None:
+            sender = Sender(reactor, self.database.write, poster, now)
+            sender.setServiceParent(self)
+            self.notify = sender.put
         for each in (
             inbox,
             DailyCleanup(reactor, self.database, now),
@@ -108,6 +120,14 @@ class Fleet(MultiService):
             lambda change: self.database.write_with_room(change).addCallback(committed),
             lambda store, batch: apply(store, batch, enrolment),
         )
+
+    def _make_poster(
+        self, reactor: Any, settings: FleetSettings, now: Callable[[], float]
+    ) -> Poster | None:
+        if settings.webhook is None:
+            return None
+        receiver = Receiver(settings.webhook, settings.webhook_secret)
+        return Poster(reactor, make_agent(reactor), receiver, now)
 
     def _notify_pace_changed(self) -> bool:
         """Call the observers; returns whether there are any, because this process signs."""

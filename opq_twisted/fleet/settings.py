@@ -10,9 +10,9 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.fleet.widen_hours import WidenHours
 
-#: Bytes of the file with the enrolment token, and characters of the token. Whoever sees the report
-#: of a new box can try guesses at a shorter one.
-_MAX_FILE, _MIN_TOKEN = 4096, 16
+#: Bytes of a file with a secret, and characters of the secret. Whoever sees what it signs can try
+#: guesses at a shorter one.
+_MAX_FILE, _MIN_SECRET = 4096, 16
 
 _log = Logger()
 
@@ -45,14 +45,19 @@ class FleetSettings:
     widen_hours: WidenHours = Factory(WidenHours)
     #: All times of the engine are divided by this, for a demonstration.
     shorten: float = 1.0
+    #: The URL that is told what becomes of rollouts; and the secret that signs the messages, None
+    #: for no signature.
+    webhook: str | None = None
+    webhook_secret: str | None = None
     #: The Unix socket for `opq-fleet`.
     socket: Path = Path("/run/opq-update-server/fleet.sock")
 
 
-def read_token(path: Path) -> str:
+def read_secret(path: Path, option: str) -> str:
     """
-    Read the enrolment token: the first line of a file, without spaces at its ends.
+    Read a secret: the first line of a file, without spaces at its ends.
 
+    :param option: the one that names the file, without its dashes.
     :raises CannotStart: if it cannot be read, or is too short.
     """
     try:
@@ -60,15 +65,15 @@ def read_token(path: Path) -> str:
         is_open = files.is_open_to_others(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "It is not UTF-8"
-        raise CannotStart(f"Cannot read --enrol-token-file {path}: {reason}.") from None
-    if len(line) < _MIN_TOKEN:
+        raise CannotStart(f"Cannot read --{option} {path}: {reason}.") from None
+    if len(line) < _MIN_SECRET:
         raise CannotStart(
-            f"The first line of --enrol-token-file {path} must be a token of {_MIN_TOKEN} "
-            "characters or more, for example the output of: openssl rand -hex 32"
+            f"The first line of --{option} {path} must be a secret of {_MIN_SECRET} characters or "
+            "more, for example the output of: openssl rand -hex 32"
         )
     if is_open:
         _log.warn(
-            "Every user of this machine can read the token in {path}: chmod go-rwx {path}",
+            "Every user of this machine can read the secret in {path}: chmod go-rwx {path}",
             path=path,
         )
     return line

@@ -11,6 +11,7 @@ from twisted.internet import reactor
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.http.connection_limits import Network
 from opq_twisted.server.web.long_poll import LongPollers
+from opq_twisted.server.web_url import is_web_url
 
 if TYPE_CHECKING:
     from opq_twisted.fleet.service import Fleet
@@ -51,6 +52,16 @@ def _factor(text: str) -> float:
     return factor
 
 
+def _webhook(text: str) -> str:
+    if not is_web_url(text, query=True):
+        # The message does not quote the URL: many chat services have a secret in it.
+        raise ValueError(
+            "--webhook: give a URL such as https://chat.example.org/hooks/fleet, with a valid name "
+            "and port, and without a user name, a password or a fragment (#)."
+        )
+    return text
+
+
 #: As `optParameters` of `twisted.python.usage.Options`; all but the first one need that.
 FLEET_PARAMETERS: tuple[list[Any], ...] = (
     ["fleet-db", None, None, "Database of the fleet: sqlite:///PATH or postgresql://..."],
@@ -73,6 +84,8 @@ FLEET_PARAMETERS: tuple[list[Any], ...] = (
         "Divide all times of rollouts by this number, to try them out",
         _factor,
     ],
+    ["webhook", None, None, "URL that is told what becomes of rollouts", _webhook],
+    ["webhook-secret-file", None, None, "File with the secret that signs its messages"],
     [
         "fleet-socket",
         None,
@@ -94,17 +107,26 @@ def make_fleet(
     token_file = options["enrol-token-file"]
     if (options["enrol"] == "token") != (token_file is not None):
         raise CannotStart("--enrol token and --enrol-token-file FILE need each other.")
+    secret_file = options["webhook-secret-file"]
+    if secret_file is not None and options["webhook"] is None:
+        raise CannotStart("--webhook-secret-file is of no use without --webhook.")
     try:
         # These packages are installed, and cost their memory, only where they are wanted.
         from opq_twisted.fleet.service import Fleet
-        from opq_twisted.fleet.settings import FleetSettings, read_token
+        from opq_twisted.fleet.settings import FleetSettings, read_secret
+
+        def read(option: str) -> str | None:
+            path = options[option]
+            return None if path is None else read_secret(Path(path), option)
 
         settings = FleetSettings(
             url=options["fleet-db"],
             enrolment=options["enrol"],
-            token=None if token_file is None else read_token(Path(token_file)),
+            token=read("enrol-token-file"),
             rollouts=options["rollouts"],
             shorten=options["shorten-rollouts"],
+            webhook=options["webhook"],
+            webhook_secret=read("webhook-secret-file"),
         )
         if options["widen-hours"] is not None:
             settings = evolve(settings, widen_hours=options["widen-hours"])

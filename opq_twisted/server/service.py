@@ -2,13 +2,10 @@
 
 import math
 import os
-import re
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import idna
 from securesystemslib.signer import Signer
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor
@@ -35,13 +32,9 @@ from opq_twisted.server.metrics import LOOPBACK, Metrics
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.server.web.long_poll import NewestVersion
 from opq_twisted.server.web.resources import make_root
+from opq_twisted.server.web_url import is_web_url
 from opq_twisted.trust import keys
 from opq_twisted.trust.passphrase import read_passphrase, warning_about_access
-
-_URL = re.compile(
-    r"https?://(\[[0-9a-f:.]+\]|[\w.-]+)(:[0-9]{1,5})?(/([\w.~!$&'()*+,;=:@/-]|%[0-9a-f]{2})*)?",
-    re.ASCII | re.IGNORECASE,
-)
 
 _log = Logger()
 
@@ -65,23 +58,12 @@ def _number(
 
 def _mirror(text: str) -> str:
     """Check the URL of a mirror: boxes must be able to follow it."""
-    try:
-        parts = urlsplit(text)
-        host = parts.hostname or ""
-        if not _URL.fullmatch(text) or parts.port == 0:
-            raise ValueError
-        if ":" in host:
-            ip_address(host)
-        elif parts.scheme == "https":
-            idna.encode(host)
-        else:
-            host.encode("idna")
-    except ValueError:
+    if not is_web_url(text):
         # The message does not quote the URL: it may contain a password.
         raise ValueError(
             "--mirror: give a URL such as https://mirror.example.org/opq, with a valid name and "
             "port, and without a user name, a password, a query (?) or a fragment (#)."
-        ) from None
+        )
     return text.rstrip("/")
 
 

@@ -63,6 +63,12 @@ def forget(options: argparse.Namespace) -> None:
     _say_done(options, done, f"Deleted: {keys} and {attempts}.")
 
 
+def webhook_test(options: argparse.Namespace) -> None:
+    """Let the server send a message to its webhook, and say whether that was taken."""
+    done = FleetClient(options.socket).post("webhook-test")
+    _say_done(options, done, f"The webhook {done.text('webhook')} took the message.")
+
+
 def _change_pace(options: argparse.Namespace, what: str, **more: int | None) -> None:
     done = FleetClient(options.socket).post(
         what, because=options.because, release=options.release, channel=options.channel, **more

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from opq_twisted.archive.name import parse_version
-from opq_twisted.cli.fleet.changes import admit, distrust, forget, hold, resume, widen
+from opq_twisted.cli.fleet.changes import (
+    admit,
+    distrust,
+    forget,
+    hold,
+    resume,
+    webhook_test,
+    widen,
+)
 from opq_twisted.cli.fleet.export import COLUMNS, export
 from opq_twisted.cli.fleet.queries import HELD, audit, box, boxes, release, releases, status
 from opq_twisted.cli.parser import Command, Parser, add_command
@@ -102,6 +110,7 @@ def make_parser() -> Parser:
     add("audit", audit)
     sub = add("export", export)
     sub.add_argument("what", choices=tuple(COLUMNS), metavar="WHAT", help="boxes or attempts")
+    add("webhook-test", webhook_test)
     sub = add("migrate", migrate)
     text = "the database: sqlite:///PATH or postgresql://..."
     sub.add_argument("--fleet-db", required=True, metavar="URL", help=text)

@@ -64,6 +64,8 @@ class FleetOptionsTests(SynchronousTestCase):
             ("enrol", "closed"),
             ("enrol-token-file", "/x"),
             ("rollouts", "ask"),
+            ("webhook", "http://localhost/"),
+            ("webhook-secret-file", "/x"),
             ("widen-hours", "Mon-Thu/08-16"),
             ("shorten-rollouts", "10"),
             ("fleet-socket", "/x"),
@@ -144,6 +146,31 @@ class FleetOptionsTests(SynchronousTestCase):
         said.clear()
         self.start(*options)
         self.assertEqual(said, [])
+
+    def test_webhook(self) -> None:
+        """The secret needs a webhook; the URL has no user, and is not quoted: it is a secret."""
+        options = ("--fleet-db", self.url)
+        self.assertEqual(
+            self.refusal(*options, "--webhook-secret-file", "/x"),
+            "--webhook-secret-file is of no use without --webhook.",
+        )
+        secret = self.folder / "secret"
+        secret.write_text("sesame")
+        given = ("--webhook", "https://chat.example.org/hooks/a?b=c", "--webhook-secret-file")
+        refusal = self.refusal(*options, *given, secret)
+        self.assertIn("must be a secret of 16 characters or more", refusal)
+        secret.write_text("0123456789abcdef")
+        secret.chmod(0o600)
+        self.start(*options, *given, secret)
+        for url in (
+            "ftp://x/sesame",
+            "https://anna:sesame@x/",
+            "http://x/#sesame",
+            "http://x:0/?s",
+        ):
+            error = self.assertRaises(WrongCommandLine, self.start, *options, "--webhook", url)
+            self.assertIn("--webhook: give a URL such as https://chat.example.org", str(error))
+            self.assertNotIn("sesame", str(error))
 
     def test_nothing_imported(self) -> None:
         """Without a database, nothing of the fleet is in memory."""

@@ -1,0 +1,50 @@
+"""The resource that tries the webhook for `opq-fleet webhook-test`."""
+
+from collections.abc import Callable
+
+from opq_twisted.common.errors import OpqError
+from opq_twisted.fleet.control.answers import answer_later
+from opq_twisted.fleet.control.overview import Content
+from opq_twisted.fleet.webhook.outbox import Event, make_body
+from opq_twisted.fleet.webhook.post import NotTaken, Poster
+from opq_twisted.fleet.webhook.schedule import Message
+from opq_twisted.http.request import BoundedRequest
+from opq_twisted.http.resource import PlainResource
+
+
+class WebhookFailed(OpqError):
+    """There is no webhook, or it did not take the message."""
+
+
+class WebhookTestResource(PlainResource):
+    """Sends one message by POST, once and without the database; answers how that ended."""
+
+    def __init__(self, poster: Poster | None, now: Callable[[], float]) -> None:
+        """
+        Remember the way to the receiver.
+
+        :param poster: None if the server has no webhook.
+        :param now: gives seconds since the epoch.
+        """
+        super().__init__()
+        self._poster = poster
+        self._now = now
+
+    def render_POST(self, request: BoundedRequest) -> int:
+        """Answer when the receiver has answered."""
+        return answer_later(request, self._test())
+
+    async def _test(self) -> Content:
+        if self._poster is None:
+            raise WebhookFailed("The server has no webhook: start it with --webhook URL.")
+        text = "Somebody tries the webhook with opq-fleet webhook-test."
+        body = make_body(self._now(), Event.TEST, text)
+        name = self._poster.receiver.name
+        try:
+            await self._poster.post(Message(0, body, 1))
+        except NotTaken as error:
+            raise WebhookFailed(
+                f"The webhook {name} did not take the message: {error}. Check --webhook, and the "
+                "receiver's log."
+            ) from None
+        return {"webhook": name}
