@@ -13,7 +13,8 @@ from opq_twisted.fleet.queries.outcomes import (
     UNCLEAR,
     UNDER_WAY,
     Result,
-    count_outcomes,
+    count_results,
+    merge,
 )
 from opq_twisted.fleet.queries.silence import Silence
 from opq_twisted.fleet.rollouts.rollout import Rollout
@@ -50,30 +51,25 @@ def describe_rollouts(
 
     :param silence: since when boxes are silent, as `judge` says.
     """
-    releases = sorted({each.release for each in rollouts})
-    if not releases:
+    if not rollouts:
         return []
-    results = count_outcomes(connection, releases, silence)
+    releases = {each.release for each in rollouts}
     judged = {
         (each.rollout.channel, each.rollout.release): each
         for each in judge.assess(connection, now, releases)
     }
-    return [
-        _describe(
-            each,
-            [found for found in results if (found.channel, found.release) == _which(each)],
-            judged.get(_which(each)),
-        )
-        for each in rollouts
-    ]
+    described = []
+    for each in rollouts:
+        assessment = judged.get((each.channel, each.release))
+        if assessment is None:
+            found = merge(count_results(connection, each.release, each.channel, silence))
+        else:
+            found = list(_with_unclear(merge(assessment.results), assessment))
+        described.append(_describe(each, found, assessment))
+    return described
 
 
-def _which(each: Rollout) -> tuple[str, int]:
-    return each.channel, each.release
-
-
-def _describe(each: Rollout, results: Sequence[Result], judged: Assessment | None) -> Content:
-    shown = results if judged is None else list(_with_unclear(results, judged))
+def _describe(each: Rollout, shown: Sequence[Result], judged: Assessment | None) -> Content:
     return {
         **describe(each),
         "outcomes": [

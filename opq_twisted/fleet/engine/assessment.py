@@ -1,6 +1,6 @@
 """What the engine thinks of a rollout at one moment."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -9,6 +9,7 @@ from opq_twisted.fleet.engine.control_group import Controls
 from opq_twisted.fleet.engine.decision import Circumstances, Decision
 from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.sequential_test import interval
+from opq_twisted.fleet.queries.outcomes import Result
 from opq_twisted.fleet.rollouts.rollout import Rollout
 
 
@@ -34,6 +35,8 @@ class Assessment:
     before: Before | None
     #: How the boxes of the channel fared lately that installed nothing.
     controls: Controls
+    #: The boxes by their results, also those that do not count.
+    results: Sequence[Result]
 
     def to_json(self) -> Mapping[str, Any]:
         """Return it for people and programs; shares are from 0 to 1, times in seconds."""

@@ -5,7 +5,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 from opq_twisted.fleet.rollouts.rollout import Rollout
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import COUNTED
-from opq_twisted.report.codes import Waiting
+from opq_twisted.report.codes import Outcome, Waiting
 
 
 def count_drawn(
@@ -19,16 +19,19 @@ def count_drawn(
 
     :param counts: the condition for the keys that count.
     """
-    attempts = select(attempt.c.box).where(attempt.c.release == each.release)
+    # A box whose attempt was successful runs the release: it need not be looked up.
+    others = select(attempt.c.box).where(
+        attempt.c.release == each.release, attempt.c.outcome.is_distinct_from(Outcome.UPDATED)
+    )
     runs = box.c.release == each.release
-    ended = or_(runs, box.c.id.in_(attempts.where(attempt.c.outcome.is_not(None))))
+    ended = or_(runs, box.c.id.in_(others.where(attempt.c.outcome.is_not(None))))
     is_drawn = or_(
         runs,
         and_(
             box.c.install == "automatic",
             or_(box.c.waiting.is_(None), box.c.waiting.not_in((Waiting.TURN, Waiting.HELD))),
         ),
-        box.c.id.in_(attempts),
+        box.c.id.in_(others),
     )
     query = select(func.count(), func.sum(case((ended, 1), else_=0))).where(
         counts,

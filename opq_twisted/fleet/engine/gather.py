@@ -8,6 +8,7 @@ from opq_twisted.fleet.engine.assessment import Assessment, Before
 from opq_twisted.fleet.engine.controls import read_control_group
 from opq_twisted.fleet.engine.counted import (
     Counts,
+    acknowledged_at,
     counts_in,
     find_before,
     read_results,
@@ -62,9 +63,11 @@ def _judge(
     metadata_problem: str | None,
 ) -> Assessment:
     hearing = read_hearing(connection, each.channel, now, timing)
-    results = read_results(connection, each, now, timing.key_age, hearing.silence)
     counts = counts_in(each, now, timing.key_age)
-    moments = (found.last_seen for found in results if found.last_seen is not None)
+    shown = judged = read_results(connection, each, counts, hearing.silence)
+    if (resumed_at := acknowledged_at(each, now)) is not None:
+        judged = read_results(connection, each, counts, hearing.silence, received_after=resumed_at)
+    moments = (found.last_seen for found in judged if found.last_seen is not None)
     group = read_control_group(
         connection,
         each,
@@ -84,7 +87,7 @@ def _judge(
     before = _before(connection, each, now, timing, hearing.silence)
     usual = group.since(now - timing.silence)
     evidence = _evidence(
-        sum_up(results, is_clear),
+        sum_up(judged, is_clear),
         count_drawn(connection, each, counts),
         SequentialTest.after(
             before.bad if before else 0,
@@ -107,6 +110,7 @@ def _judge(
         next_bp=_next_bp(connection, each),
         before=before,
         controls=controls,
+        results=shown,
     )
 
 
@@ -126,8 +130,8 @@ def _before(
     connection: Connection, each: Rollout, now: float, timing: Timing, silence: float
 ) -> Before | None:
     for before in find_before(connection, each):
-        results = read_results(connection, before, now, timing.key_age, silence)
-        counts = sum_up(results, lambda _: True)
+        counted = counts_in(before, now, timing.key_age)
+        counts = sum_up(read_results(connection, before, counted, silence), lambda _: True)
         if boxes := counts.well + counts.bad:
             return Before(release=before.release, bad=counts.bad, boxes=boxes)
     return None

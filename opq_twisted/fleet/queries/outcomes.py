@@ -1,6 +1,7 @@
 """Counts the results of boxes with a release: each box once, by its worst attempt."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import frozen
@@ -8,11 +9,12 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    Subquery,
     and_,
     case,
+    exists,
     func,
     select,
+    true,
     union_all,
 )
 
@@ -35,44 +37,35 @@ _OTHER = "other"
 #: All results, the mildest first. A failure of the network or of the box says nothing about the
 #: release, so it gives way to anything else that the box did with it.
 _RESULTS: list[tuple[str, str]] = [
-    *((Outcome.FAILED, each) for each in (_OTHER, *sorted({*Reason} - RELEASE_AT_FAULT))),
+    *((Outcome.FAILED, str(each)) for each in (_OTHER, *sorted({*Reason} - RELEASE_AT_FAULT))),
     (Outcome.UPDATED, ""),
     (UNDER_WAY, ""),
     (SILENT, ""),
-    *((Outcome.FAILED, each) for each in sorted(RELEASE_AT_FAULT)),
-    *((Outcome.RETURNED, each) for each in (_OTHER, *sorted(Reason))),
+    *((Outcome.FAILED, str(each)) for each in sorted(RELEASE_AT_FAULT)),
+    *((Outcome.RETURNED, str(each)) for each in (_OTHER, *sorted(Reason))),
 ]
 _RANKS = {result: rank for rank, result in enumerate(_RESULTS)}
+_UPDATED = _RANKS[Outcome.UPDATED, ""]
 
 
-@frozen
+@frozen(kw_only=True)
 class Result:
     """How many boxes of a channel had a result with a release."""
 
-    release: int
-    channel: str
-    #: A value of `Outcome`, `UNDER_WAY` or `SILENT`.
+    #: A value of `Outcome`, `UNDER_WAY`, `SILENT` or `UNCLEAR`.
     outcome: str
     #: Empty for other outcomes than `failed` and `returned`.
-    reason: str
+    reason: str = ""
     boxes: int
+    #: When these boxes were last heard, if they are silent; otherwise None.
+    last_seen: float | None = None
+    #: Whether their keys count for the engine.
+    counts: bool = True
 
     @property
     def is_bad(self) -> bool:
         """Whether it counts against the release."""
         return is_bad(self.outcome, self.reason)
-
-
-@frozen
-class BoxesWithResult:
-    """How many boxes had a result with a release."""
-
-    #: As those of `Result`.
-    outcome: str
-    reason: str
-    #: When these boxes were last heard, if they are silent; otherwise None.
-    last_seen: float | None
-    boxes: int
 
 
 def is_bad(outcome: str, reason: str) -> bool:
@@ -82,80 +75,115 @@ def is_bad(outcome: str, reason: str) -> bool:
     )
 
 
-def count_outcomes(
-    connection: Connection, releases: Sequence[int], silence: Silence
-) -> list[Result]:
-    """
-    Count the boxes by release, channel and worst result, the worst first.
-
-    :param silence: since when boxes are silent.
-    """
-    worst = _worst(releases, silence, None)
-    query = (
-        select(worst.c.release, box.c.channel, worst.c.rank, func.count())
-        .select_from(worst.join(box, box.c.id == worst.c.box))
-        .where(box.c.state.in_(TRIED), box.c.channel.is_not(None))
-        .group_by(worst.c.release, box.c.channel, worst.c.rank)
-        .order_by(worst.c.rank.desc(), worst.c.release, box.c.channel)
-    )
-    return [_result(*row) for row in connection.execute(query)]
-
-
 def count_results(
     connection: Connection,
     release: int,
+    channel: str,
     silence: Silence,
-    condition: ColumnElement[bool],
+    counts: ColumnElement[bool] | None = None,
     received_after: float | None = None,
-) -> list[BoxesWithResult]:
+) -> list[Result]:
     """
-    Count the boxes that meet a condition by their worst result with a release.
+    Count the boxes of a channel by their worst result with a release, the worst first.
 
     :param silence: since when boxes are silent.
+    :param counts: the condition for keys that count for the engine; None if all do.
     :param received_after: count only attempts that were first received after this time.
     """
-    worst = _worst([release], silence, received_after)
-    last_seen = case((worst.c.rank == _RANKS[SILENT, ""], box.c.last_seen))
-    query = (
-        select(worst.c.rank, last_seen, func.count())
-        .select_from(worst.join(box, box.c.id == worst.c.box))
-        .where(condition)
-        .group_by(worst.c.rank, last_seen)
+    tried = attempt.c.release == release
+    if received_after is not None:
+        tried = and_(tried, attempt.c.received > received_after)
+    flag = case((true() if counts is None else counts, 1), else_=0)
+    in_channel = and_(box.c.channel == channel, box.c.state.in_(TRIED))
+    # Nearly all attempts succeed. For these, counting is enough; it needs nothing but an index.
+    updated = Counter(dict(_count_updated(connection, tried, flag, in_channel)))
+    found = []
+    for each in connection.execute(_others(tried, silence, flag, in_channel)):
+        outcome, reason = _RESULTS[each.rank]
+        if each.has_updated and each.rank < _UPDATED:
+            continue
+        if each.has_updated:
+            updated[each.counts] -= each.boxes
+        found.append(
+            Result(
+                outcome=outcome,
+                reason=reason,
+                boxes=each.boxes,
+                last_seen=each.last_seen,
+                counts=bool(each.counts),
+            )
+        )
+    found += (
+        Result(outcome=Outcome.UPDATED, boxes=boxes, counts=bool(counted))
+        for counted, boxes in updated.items()
+        if boxes
     )
+    return sorted(found, key=lambda each: -_RANKS[each.outcome, each.reason])
+
+
+def merge(results: Iterable[Result]) -> list[Result]:
+    """Add up the boxes with the same outcome and reason; the order stays."""
+    boxes = Counter[tuple[str, str]]()
+    for each in results:
+        boxes[each.outcome, each.reason] += each.boxes
     return [
-        BoxesWithResult(_RESULTS[rank][0], _RESULTS[rank][1], seen, boxes)
-        for rank, seen, boxes in connection.execute(query)
+        Result(outcome=outcome, reason=reason, boxes=number)
+        for (outcome, reason), number in boxes.items()
     ]
 
 
-def _result(release: int, channel: str, rank: int, boxes: int) -> Result:
-    outcome, reason = _RESULTS[rank]
-    return Result(release, channel, outcome, reason, boxes)
+def _count_updated(
+    connection: Connection,
+    tried: ColumnElement[bool],
+    flag: ColumnElement[int],
+    in_channel: ColumnElement[bool],
+) -> list[tuple[int, int]]:
+    """Count the boxes with an attempt that succeeded, by whether they count."""
+    boxes = select(attempt.c.box).where(tried, attempt.c.outcome == Outcome.UPDATED).distinct()
+    found = boxes.subquery()
+    query = (
+        select(flag, func.count())
+        .select_from(found.join(box, box.c.id == found.c.box))
+        .where(in_channel)
+        .group_by(flag)
+    )
+    return [(counted, number) for counted, number in connection.execute(query)]
 
 
-def _worst(releases: Sequence[int], silence: Silence, received_after: float | None) -> Subquery:
-    """Return each box that tried a release, with the rank of its worst result."""
-    counts: ColumnElement[bool] = attempt.c.release.in_(releases)
-    if received_after is not None:
-        counts = and_(counts, attempt.c.received > received_after)
-    # The two parts are separate because the first one needs nothing but an index.
-    attempts = union_all(_ended(counts), _under_way(counts, silence)).subquery()
-    return (
-        select(attempts.c.release, attempts.c.box, func.max(attempts.c.rank).label("rank"))
-        .group_by(attempts.c.release, attempts.c.box)
+def _others(
+    tried: ColumnElement[bool],
+    silence: Silence,
+    flag: ColumnElement[int],
+    in_channel: ColumnElement[bool],
+) -> Select[Any]:
+    """Count the boxes with another attempt, by the worst of these."""
+    attempts = union_all(_ended(tried), _under_way(tried, silence)).subquery()
+    worst = (
+        select(attempts.c.box, func.max(attempts.c.rank).label("rank"))
+        .group_by(attempts.c.box)
         .subquery()
     )
+    has_updated = exists().where(
+        attempt.c.box == worst.c.box, tried, attempt.c.outcome == Outcome.UPDATED
+    )
+    columns = (
+        worst.c.rank,
+        case((worst.c.rank == _RANKS[SILENT, ""], box.c.last_seen)).label("last_seen"),
+        case((has_updated, 1), else_=0).label("has_updated"),
+        flag.label("counts"),
+    )
+    each = select(*columns).select_from(worst.join(box, box.c.id == worst.c.box)).where(in_channel)
+    rows = each.subquery()
+    return select(*rows.c, func.count().label("boxes")).group_by(*rows.c)
 
 
-def _ended(counts: ColumnElement[bool]) -> Select[Any]:
-    outcome = attempt.c.outcome
+def _ended(tried: ColumnElement[bool]) -> Select[Any]:
     rank = case(
-        (outcome == Outcome.UPDATED, _RANKS[Outcome.UPDATED, ""]),
-        (outcome == Outcome.RETURNED, _ranks_of(Outcome.RETURNED)),
+        (attempt.c.outcome == Outcome.RETURNED, _ranks_of(Outcome.RETURNED)),
         else_=_ranks_of(Outcome.FAILED),
     )
-    return select(attempt.c.release, attempt.c.box, rank.label("rank")).where(
-        counts, outcome.is_not(None)
+    return select(attempt.c.box, rank.label("rank")).where(
+        tried, attempt.c.outcome != Outcome.UPDATED
     )
 
 
@@ -164,10 +192,10 @@ def _ranks_of(outcome: Outcome) -> ColumnElement[int]:
     return case(ranks, value=attempt.c.reason, else_=_RANKS[outcome, _OTHER])
 
 
-def _under_way(counts: ColumnElement[bool], silence: Silence) -> Select[Any]:
+def _under_way(tried: ColumnElement[bool], silence: Silence) -> Select[Any]:
     rank = case((is_silent(silence), _RANKS[SILENT, ""]), else_=_RANKS[UNDER_WAY, ""])
     return (
-        select(attempt.c.release, attempt.c.box, rank.label("rank"))
+        select(attempt.c.box, rank.label("rank"))
         .select_from(attempt.join(box, box.c.id == attempt.c.box))
-        .where(counts, attempt.c.outcome.is_(None))
+        .where(tried, attempt.c.outcome.is_(None))
     )
