@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from attrs import frozen
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.store.schema import audit
@@ -56,6 +56,20 @@ def record(
     """
     row = {"what": what, "change": change, "channel": channel, "release": release, "box": box}
     connection.execute(audit.insert().values(at=now, who=note.who, because=note.because, **row))
+
+
+def is_recorded(
+    connection: Connection, who: str, what: str, channel: str, release: int, since: float
+) -> bool:
+    """Return whether somebody has done something about a release since a time."""
+    query = select(audit.c.id).where(
+        audit.c.release == release,
+        audit.c.channel == channel,
+        audit.c.what == what,
+        audit.c.who == who,
+        audit.c.at >= since,
+    )
+    return connection.scalar(query.limit(1)) is not None
 
 
 def record_boxes(

@@ -10,6 +10,7 @@ from opq_twisted.common.errors import CannotStart
 from opq_twisted.fleet.control.site import make_control, make_root
 from opq_twisted.fleet.control.webhook_test import WebhookTestResource
 from opq_twisted.fleet.engine.judge import Judge
+from opq_twisted.fleet.engine.service import Engine
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.metrics import FleetMetrics
 from opq_twisted.fleet.presence import Presence
@@ -59,8 +60,11 @@ class Fleet(MultiService):
             mode=settings.rollouts,
             timing=Timing().shortened(settings.shorten),
             hours=settings.widen_hours,
+            metadata_problem=lambda: self.metadata_problem(),
         )
-        #: Called when an operator has changed the pace of a rollout.
+        #: Says in a sentence what is wrong with the signed metadata; the server that signs sets it.
+        self.metadata_problem: Callable[[], str | None] = lambda: None
+        #: Called when the pace of a rollout was changed.
         self.pace_observers: list[Callable[[], None]] = []
         #: The boxes that wait for a release.
         self.presence = Presence(waiting)
@@ -92,6 +96,8 @@ class Fleet(MultiService):
             ),
         ):
             each.setServiceParent(self)
+        if settings.rollouts != "off":
+            self._make_engine(reactor, now).setServiceParent(self)
 
     def startService(self) -> None:
         """Start the threads of the database first."""
@@ -128,6 +134,18 @@ class Fleet(MultiService):
             return None
         receiver = Receiver(settings.webhook, settings.webhook_secret)
         return Poster(reactor, make_agent(reactor), receiver, now)
+
+    def _make_engine(self, reactor: Any, now: Callable[[], float]) -> Engine:
+        return Engine(
+            reactor,
+            self.database,
+            now,
+            self.judge.timing,
+            self.judge.mode,
+            self.judge.assess,
+            notify=self.notify,
+            pace_changed=self._notify_pace_changed,
+        )
 
     def _notify_pace_changed(self) -> bool:
         """Call the observers; returns whether there are any, because this process signs."""

@@ -161,6 +161,7 @@ def makeService(options: Options) -> IService:
     )
     if fleet is not None and signer is not None:
         fleet.pace_observers.append(timestamper.check_soon)
+        fleet.metadata_problem = lambda: timestamper.reason_not_to_widen
     catalog.observers.append(timestamper.catalog_changed)
     watcher.observers.append(timestamper.directory_touched)
     timestamper.observers.append(version.metadata_changed)

@@ -6,10 +6,11 @@ from contextlib import suppress
 from typing import Any
 
 from securesystemslib.signer import Signer
+from tuf.api.metadata import Timestamp
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.server.catalog.inotify import Watch
@@ -74,6 +75,23 @@ class Timestamper(Service):
     def problem(self) -> bool:
         """Whether boxes do not see the newest release, or will not see it for much longer."""
         return self._failure is not None or bool(self.metadata_state.alerts)
+
+    @property
+    def reason_not_to_widen(self) -> str | None:
+        """
+        Why no more boxes should be asked to install anything, in a sentence; None if there is none.
+
+        Either boxes would not see the change, or would soon install nothing any more.
+        """
+        documents = self.metadata_state.documents
+        if self.metadata_state.present and Timestamp.type not in documents:
+            return "There is no timestamp that boxes accept."
+        alerts = (
+            *([] if self._failure is None else [self._failure]),
+            *(each for each in self.metadata_state.alerts if each.level is LogLevel.error),
+            *expiry_alerts(documents, self.now()),
+        )
+        return alerts[0].sentence if alerts else None
 
     def startService(self) -> None:
         """Check for the first time; the catalog must have read its directory."""

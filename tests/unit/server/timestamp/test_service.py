@@ -16,7 +16,7 @@ from opq_twisted.server.catalog.watcher import HEARTBEAT, Watcher
 from opq_twisted.server.timestamp.alerts import Alert, AlertLog
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.server.timestamp.state import MetadataState
-from opq_twisted.trust.pace import HELD, Pace, read_paces
+from opq_twisted.trust.pace import HELD, Pace, PaceUnknown, read_paces
 from tests.helpers.archives import make_archive, name_of
 from tests.helpers.fake_paces import FakePaces
 from tests.helpers.process import open_descriptors
@@ -436,6 +436,56 @@ class WarningTests(TimestamperTestCase):
         self.reactor.advance(DAY)
         self.assertEqual(self.log.take(), [])
         self.assertFalse(self.timestamper.problem)
+
+
+class WideningTests(TimestamperTestCase):
+    """What keeps a rollout from being widened."""
+
+    def assertReason(self, words: str) -> None:
+        self.assertIn(words, self.timestamper.reason_not_to_widen or "")
+
+    def test_well(self) -> None:
+        """Nothing does while the timestamp is signed, and everything is valid for long."""
+        self.assertIsNone(self.start_signed().reason_not_to_widen)
+
+    def test_expires_soon(self) -> None:
+        """Boxes would install nothing any more before the rollout is over."""
+        self.signed.init().publish(1, days=10)
+        self.start()
+        self.assertReason("1.snapshot.json expires in 10.0 days: ")
+
+    def test_other_key(self) -> None:
+        """A timestamp that cannot be signed tells boxes of no step."""
+        self.start_signed()
+        self.signed.rotate("timestamp", 2)
+        self.kernel_reports()
+        self.assertReason("There is no timestamp that boxes accept.")
+
+    def test_no_pace(self) -> None:
+        """Nor does one that repeats the last pace."""
+        self.start_signed()
+        self.pace.error = PaceUnknown("the disk is full")
+        self.timestamper.check_soon()
+        self.reactor.advance(0)
+        self.assertReason("The pace of the rollouts is not known: ")
+
+    def test_not_checked(self) -> None:
+        """Nor one that was not checked."""
+        self.start_signed()
+        self.failure = OSError(5, "Input/output error")
+        self.timestamper.check_soon()
+        self.reactor.advance(0)
+        self.assertReason("Cannot check the signed metadata in ")
+
+    def test_waiting_archive(self) -> None:
+        """A release whose archive is not there yet says nothing about the one before."""
+        self.signed.init().publish(1, make_archive(self.updates / name_of(RELEASE), RELEASE))
+        self.start()
+        next_one = make_archive(Path(self.mktemp()), RELEASE + 1)
+        self.signed.publish(2, next_one.rename(next_one.with_name(name_of(RELEASE + 1))))
+        self.kernel_reports()
+        self.assertTrue(self.timestamper.problem)
+        self.assertIsNone(self.timestamper.reason_not_to_widen)
 
 
 class AlertLogTests(LoggedTestCase):

@@ -1,0 +1,116 @@
+"""Judges the rollouts every few seconds, in one process at a time, and acts on it."""
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from opq_twisted.common.heartbeat import Heartbeat
+from opq_twisted.fleet.engine.assessment import Assessment
+from opq_twisted.fleet.engine.executor import WHO, Executor
+from opq_twisted.fleet.engine.lease import Lease
+from opq_twisted.fleet.engine.new_keys import tell_new_keys
+from opq_twisted.fleet.engine.outages import note_server_outage
+from opq_twisted.fleet.engine.silent_fleet import tell_silence
+from opq_twisted.fleet.engine.timing import Timing
+from opq_twisted.fleet.rollouts.clock import bring_back
+from opq_twisted.fleet.settings import Rollouts
+from opq_twisted.fleet.store.database import Database
+from opq_twisted.fleet.store.errors import StoreUnavailable
+from opq_twisted.fleet.webhook.outbox import Notify
+
+#: Returns what is thought of each rollout, by the database and the seconds since the epoch.
+Assess = Callable[[Connection, float], Sequence[Assessment]]
+
+#: Seconds between two counts of new keys, which read all boxes.
+_HOUR = 3600.0
+
+
+class Engine(Heartbeat):
+    """
+    Runs the engine, if no other process does.
+
+    A run counts in a transaction that only reads, because that takes a while in which reports have
+    to be stored. It changes the database in a second one, which does nothing about a rollout that
+    was changed meanwhile, and nothing at all if another process has taken over.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        database: Database,
+        now: Callable[[], float],
+        timing: Timing,
+        mode: Rollouts,
+        assess: Assess,
+        *,
+        notify: Notify,
+        pace_changed: Callable[[], object],
+    ) -> None:
+        """
+        :param now: gives the time of day, in seconds since the epoch.
+        :param pace_changed: called when the pace of a rollout has changed.
+        """
+        super().__init__(clock, self.run, lambda: timing.period)
+        self._database = database
+        self._now = now
+        self._timing = timing
+        self._assess = assess
+        self._notify = notify
+        self._executor = Executor(mode, notify)
+        self._lease = Lease(timing.period)
+        self._pace_changed = pace_changed
+        self._is_away = False
+        self._counted_keys_at: float | None = None
+        self.run_now()
+
+    async def run(self) -> None:
+        """Judge all rollouts once, unless another process does, or the database is away."""
+        try:
+            is_changed = await self._judge(self._now())
+        except StoreUnavailable as error:
+            if not self._is_away:
+                self._log.warn("Rollouts are not judged now: {error}", error=error)
+            self._is_away = True
+            return
+        if self._is_away:
+            self._log.info("Rollouts are judged again")
+        self._is_away = False
+        if is_changed:
+            self._pace_changed()
+
+    async def _judge(self, now: float) -> bool:
+        """Returns whether a pace was changed."""
+        if not await self._database.write(lambda store: self._begin(store, now)):
+            return False
+        found = await self._database.read(lambda store: self._assess(store, now))
+        return await self._database.write(lambda store: self._carry_out(store, found, now))
+
+    def _begin(self, connection: Connection, now: float) -> bool:
+        """Returns whether this process decides."""
+        passed = self._lease.take(connection, now)
+        if passed is None:
+            return False
+        if passed > self._timing.gap:
+            note_server_outage(connection, now - passed, now)
+        elif passed < -self._timing.gap:
+            bring_back(connection, now)
+        return True
+
+    def _carry_out(self, connection: Connection, found: Sequence[Assessment], now: float) -> bool:
+        if not self._lease.is_held(connection):
+            return False
+        for each in found:
+            tell_silence(connection, each, self._timing, self._notify, now, WHO)
+        changed = [self._executor.carry_out(connection, each, now) for each in found]
+        self._count_keys(connection, now)
+        return any(changed)
+
+    def _count_keys(self, connection: Connection, now: float) -> None:
+        last = self._counted_keys_at
+        if last is None or not 0 <= now - last < _HOUR:
+            tell_new_keys(connection, self._notify, now, WHO)
+            self._counted_keys_at = now

@@ -1,0 +1,46 @@
+"""Says that the boxes of a channel have fallen silent together, and that they are heard again."""
+
+from sqlalchemy import Connection
+
+from opq_twisted.fleet.audit import AuditNote, record
+from opq_twisted.fleet.engine.assessment import Assessment
+from opq_twisted.fleet.engine.outages import note_fleet
+from opq_twisted.fleet.engine.timing import Timing
+from opq_twisted.fleet.webhook.outbox import Event, Notify
+
+#: The part of the time of silence after which controls are missed: before that a box is not called
+#: silent, so that no box is while its whole network is down.
+_PART = 2 / 3
+
+
+def tell_silence(
+    connection: Connection,
+    assessment: Assessment,
+    timing: Timing,
+    notify: Notify,
+    now: float,
+    who: str,
+) -> None:
+    """
+    Note the outage of a channel, or its end, and tell that once.
+
+    :param now: seconds since the epoch.
+    """
+    channel, is_silent = assessment.rollout.channel, assessment.circumstances.is_fleet_silent
+    began = now - _PART * timing.silence
+    if not note_fleet(connection, channel, is_silent, began=began, now=now):
+        return
+    event = Event.FLEET_SILENT if is_silent else Event.FLEET_HEARD
+    controls = assessment.controls
+    boxes = controls.heard + controls.missing
+    because = f"{controls.missing:,} of {boxes:,} boxes that install nothing are silent."
+    change = (
+        "No rollout is widened, and no silence counts, until they are heard again."
+        if is_silent
+        else "Rollouts go on: the boxes are heard again."
+    )
+    note = AuditNote(who=who, because=because)
+    record(connection, note, now, what=event.value, change=change, channel=channel)
+    text = f"{because} {change}"
+    numbers = {"heard": controls.heard, "missing": controls.missing}
+    notify(connection, now, event, text, channel=channel, numbers=numbers)
