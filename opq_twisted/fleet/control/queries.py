@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection
 
+from opq_twisted.fleet.control.answers import RequestInvalid
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.overview import Content, overview, release_page
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.keys.removal import BoxUnknown, matching
 from opq_twisted.fleet.queries import pages
+from opq_twisted.fleet.queries.census import needs
 
 #: Reads the database.
 Query = Callable[[Connection], Content]
@@ -67,6 +69,7 @@ class Queries:
             state=fields.word("state"),
             waiting=fields.word("waiting"),
             not_seen_since=None if days is None else self._now() - days * _DAY,
+            need=self._need(fields),
         )
         return _pages("boxes", fields, "after", partial(pages.list_boxes, wanted=wanted))
 
@@ -91,6 +94,13 @@ class Queries:
         return lambda connection: _page(
             "attempts", pages.list_attempts(connection, after, limit), limit
         )
+
+    def _need(self, fields: Fields) -> ColumnElement[bool] | None:
+        name = fields.word("need")
+        try:
+            return None if name is None else needs(name.replace("-", "_"), self._now())
+        except KeyError:
+            raise RequestInvalid(f"The field 'need' has an unknown value: {name}.") from None
 
     def by_path(self) -> Mapping[bytes, MakeQuery]:
         """Return the methods by the names of their resources."""

@@ -83,6 +83,17 @@ def count_running(connection: Connection, release: int) -> int:
     return _count(connection, box.c.release == release)
 
 
+def needs(name: str, now: float) -> ColumnElement[bool]:
+    """
+    Return the condition for the boxes that need somebody for a reason.
+
+    :param name: a key of `Census.needs`.
+    :param now: seconds since the epoch.
+    :raises KeyError: if there is no such reason.
+    """
+    return (_conditions(now) | _other_conditions(now))[name]
+
+
 def is_counted() -> ColumnElement[bool]:
     """Return the condition for the keys that count as boxes of the fleet."""
     return box.c.state.in_(COUNTED)

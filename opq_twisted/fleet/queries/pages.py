@@ -49,6 +49,8 @@ class BoxFilter:
     waiting: str | None = None
     #: Seconds since the epoch.
     not_seen_since: float | None = None
+    #: Those that need somebody for a reason: see `census.needs`.
+    need: ColumnElement[bool] | None = None
 
 
 def list_boxes(
@@ -155,6 +157,8 @@ def _conditions(wanted: BoxFilter) -> list[ColumnElement[bool]]:
         given.append(box.c.state == wanted.state)
     if wanted.not_seen_since is not None:
         given.append(box.c.last_seen < wanted.not_seen_since)
+    if wanted.need is not None:
+        given.append(wanted.need)
     return given
 
 

@@ -104,6 +104,7 @@ class ReadingTests(ControlCase):
         found = self.control.get("/boxes?waiting=turn&channel=stable&state=known")["boxes"]
         self.assertEqual([each["box_id"] for each in found], [8])
         self.assertEqual(self.control.get("/boxes?not_seen_for=7")["boxes"], [])
+        self.assertEqual(self.control.get("/boxes?need=not-seen")["boxes"], [])
 
     def test_box(self) -> None:
         """A box is shown by its number, or by its key."""
@@ -118,7 +119,12 @@ class ReadingTests(ControlCase):
         for query in (
             *("/boxes?limit=501", "/boxes?limit=-1", "/boxes?after=x", "/boxes?after=1&after=2"),
             *("/boxes?channel=%27", "/boxes?state=A", "/boxes?release=1e3", "/release"),
-            *("/boxes?not_seen_for=99999", "/attempts?after_attempt=zz", "/audit?before=%00"),
+            *(
+                "/boxes?not_seen_for=99999",
+                "/boxes?need=money",
+                "/attempts?after_attempt=zz",
+                "/audit?before=%00",
+            ),
             f"/boxes?after={2**63}",
         ):
             answer = self.control.exchange("GET", query)

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.keys.removal import matching
 from opq_twisted.fleet.queries import pages
+from opq_twisted.fleet.queries.census import Census, needs, take_census
 from opq_twisted.fleet.queries.pages import ANY, BoxFilter
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import BoxState
@@ -15,6 +16,11 @@ from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box, add_ro
 from tests.helpers.store_case import StoreCase, on_each_database
 
 NOTE = AuditNote(who="anna", because="a test")
+
+
+def census(connection: Connection) -> Census:
+    """Count the boxes."""
+    return take_census(connection, NOW)
 
 
 @on_each_database
@@ -49,6 +55,16 @@ class BoxesTests(StoreCase):
         self.assertEqual(self.numbers(channel="beta"), [3])
         self.assertEqual(self.numbers(not_seen_since=NOW - 7 * 86400), [5])
         self.assertEqual(self.numbers(release=NEW, channel="beta"), [])
+
+    def test_needs(self) -> None:
+        """A list shows the boxes that need somebody for a reason, as the overview counts them."""
+        self.write(lambda connection: add_box(connection, 6, box_id=1, waiting="refused"))
+        found = {name: self.numbers(need=needs(name, NOW)) for name in self.read(census).needs}
+        self.assertEqual(found["not_seen"], [5])
+        self.assertEqual(found["shared_number"], [1, 1])
+        self.assertEqual(found["blocked"], [1])
+        counts = {name: need.boxes for name, need in self.read(census).needs.items()}
+        self.assertEqual({name: len(boxes) for name, boxes in found.items()}, counts)
 
     def test_pages(self) -> None:
         """A page continues after the last row of the one before."""

@@ -1,0 +1,53 @@
+"""Names some of the boxes on which a release went badly, by the reason."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, or_, select
+
+from opq_twisted.fleet.queries.outcomes import SILENT
+from opq_twisted.fleet.queries.silence import fell_silent
+from opq_twisted.fleet.store.schema import attempt, box
+from opq_twisted.fleet.store.states import COUNTED
+from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome
+
+#: Boxes that are named for each reason, and in all.
+_NAMED, _MOST = 5, 60
+
+
+def name_bad_boxes(
+    connection: Connection, channel: str, release: int, now: float, after: float | None = None
+) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """
+    Return the number and the key of some boxes of a channel, by the reason.
+
+    :param now: seconds since the epoch.
+    :param after: only attempts that were first reported after this time count.
+    """
+    reason = case((attempt.c.outcome.is_(None), SILENT), else_=attempt.c.reason).label("reason")
+    ended_badly = or_(
+        attempt.c.outcome == Outcome.RETURNED,
+        and_(attempt.c.outcome == Outcome.FAILED, attempt.c.reason.in_(RELEASE_AT_FAULT)),
+    )
+    bad = (
+        select(reason, box.c.id, box.c.box_id, box.c.key_id)
+        .select_from(attempt.join(box, box.c.id == attempt.c.box))
+        .where(
+            attempt.c.release == release,
+            box.c.channel == channel,
+            box.c.state.in_(COUNTED),
+            attempt.c.received > (after or 0.0),
+            or_(ended_badly, fell_silent(0, now)),
+        )
+        # A box may have failed more than once for the same reason.
+        .distinct()
+        .subquery()
+    )
+    place = func.row_number().over(partition_by=bad.c.reason, order_by=bad.c.id).label("place")
+    numbered = select(bad, place).subquery()
+    query = select(numbered).where(numbered.c.place <= _NAMED)
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in connection.execute(query.order_by(numbered.c.reason, numbered.c.place).limit(_MOST)):
+        named = {"box_id": row.box_id, "key_id": row.key_id}
+        found.setdefault(row.reason or "", []).append(named)
+    return found
