@@ -1,8 +1,8 @@
 """What `opq-fleet` can ask from the database."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
+from attrs import evolve
 from sqlalchemy import ColumnElement, Connection
 
 from opq_twisted.fleet.control.answers import RequestInvalid
@@ -12,6 +12,7 @@ from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.keys.removal import BoxUnknown, matching
 from opq_twisted.fleet.queries import pages
 from opq_twisted.fleet.queries.census import needs
+from opq_twisted.fleet.rollouts.watch import current_rollouts
 
 #: Reads the database.
 Query = Callable[[Connection], Content]
@@ -62,16 +63,20 @@ class Queries:
 
     def boxes(self, fields: Fields) -> Query:
         """List the keys of boxes that a filter lets through."""
-        days = fields.number("not_seen_for", _MAX_DAYS)
+        days, need = fields.number("not_seen_for", _MAX_DAYS), fields.word("need")
         wanted = pages.BoxFilter(
             channel=fields.word("channel"),
             release=fields.number("release"),
             state=fields.word("state"),
             waiting=fields.word("waiting"),
             not_seen_since=None if days is None else self._now() - days * _DAY,
-            need=self._need(fields),
         )
-        return _pages("boxes", fields, "after", partial(pages.list_boxes, wanted=wanted))
+
+        def read(connection: Connection, after: int | None, limit: int) -> list[pages.Row]:
+            found = evolve(wanted, need=self._need(connection, need))
+            return pages.list_boxes(connection, after, limit, wanted=found)
+
+        return _pages("boxes", fields, "after", read)
 
     def box(self, fields: Fields) -> Query:
         """Show the keys of a box, and its last attempts."""
@@ -95,10 +100,13 @@ class Queries:
             "attempts", pages.list_attempts(connection, after, limit), limit
         )
 
-    def _need(self, fields: Fields) -> ColumnElement[bool] | None:
-        name = fields.word("need")
+    def _need(self, connection: Connection, name: str | None) -> ColumnElement[bool] | None:
+        if name is None:
+            return None
+        now, channels = self._now(), {each.channel for each in current_rollouts(connection)}
+        silence = self._judge.silence(connection, now, channels)
         try:
-            return None if name is None else needs(name.replace("-", "_"), self._now())
+            return needs(name.replace("-", "_"), now, silence)
         except KeyError:
             raise RequestInvalid(f"The field 'need' has an unknown value: {name}.") from None
 

@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import Connection, and_, case, func, or_, select
 
 from opq_twisted.fleet.queries.outcomes import SILENT
-from opq_twisted.fleet.queries.silence import fell_silent
+from opq_twisted.fleet.queries.silence import Silence, is_silent
 from opq_twisted.fleet.store.schema import attempt, box
-from opq_twisted.fleet.store.states import COUNTED
+from opq_twisted.fleet.store.states import TRIED
 from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome
 
 #: Boxes that are named for each reason, and in all.
@@ -16,13 +16,13 @@ _NAMED, _MOST = 5, 60
 
 
 def name_bad_boxes(
-    connection: Connection, channel: str, release: int, now: float, after: float | None = None
+    connection: Connection, channel: str, release: int, silence: Silence, after: float | None
 ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """
     Return the number and the key of some boxes of a channel, by the reason.
 
-    :param now: seconds since the epoch.
-    :param after: only attempts that were first reported after this time count.
+    :param silence: since when boxes are silent.
+    :param after: only attempts that were first reported after this time count; None for all.
     """
     reason = case((attempt.c.outcome.is_(None), SILENT), else_=attempt.c.reason).label("reason")
     ended_badly = or_(
@@ -35,9 +35,9 @@ def name_bad_boxes(
         .where(
             attempt.c.release == release,
             box.c.channel == channel,
-            box.c.state.in_(COUNTED),
+            box.c.state.in_(TRIED),
             attempt.c.received > (after or 0.0),
-            or_(ended_badly, fell_silent(0, now)),
+            or_(ended_badly, is_silent(silence)),
         )
         # A box may have failed more than once for the same reason.
         .distinct()

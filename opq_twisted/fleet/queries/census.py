@@ -83,15 +83,16 @@ def count_running(connection: Connection, release: int) -> int:
     return _count(connection, box.c.release == release)
 
 
-def needs(name: str, now: float) -> ColumnElement[bool]:
+def needs(name: str, now: float, silence: Silence) -> ColumnElement[bool]:
     """
     Return the condition for the boxes that need somebody for a reason.
 
     :param name: a key of `Census.needs`.
     :param now: seconds since the epoch.
+    :param silence: since when boxes are silent.
     :raises KeyError: if there is no such reason.
     """
-    return (_conditions(now) | _other_conditions(now))[name]
+    return (_conditions(now) | _other_conditions(silence))[name]
 
 
 def is_counted() -> ColumnElement[bool]:

@@ -3,10 +3,12 @@
 from sqlalchemy import Connection
 
 from opq_twisted.fleet.queries.bad_boxes import name_bad_boxes
-from opq_twisted.fleet.queries.silence import SILENT_AFTER
+from opq_twisted.fleet.queries.silence import SILENT_AFTER, Silence
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.fleet_rows import NEW, NOW, add_attempt, add_box
 from tests.helpers.store_case import StoreCase, on_each_database
+
+SILENCE = Silence(NOW - SILENT_AFTER)
 
 
 @on_each_database
@@ -15,7 +17,9 @@ class BadBoxTests(StoreCase):
 
     def named(self, after: float | None = None) -> dict[str, list[int]]:
         """Return the numbers of the boxes."""
-        found = self.read(lambda connection: name_bad_boxes(connection, "stable", NEW, NOW, after))
+        found = self.read(
+            lambda connection: name_bad_boxes(connection, "stable", NEW, SILENCE, after)
+        )
         return {reason: [each["box_id"] for each in some] for reason, some in found.items()}
 
     def test_reasons(self) -> None:

@@ -10,17 +10,19 @@ from opq_twisted.fleet.keys.removal import matching
 from opq_twisted.fleet.queries import pages
 from opq_twisted.fleet.queries.census import Census, needs, take_census
 from opq_twisted.fleet.queries.pages import ANY, BoxFilter
+from opq_twisted.fleet.queries.silence import SILENT_AFTER, Silence
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import BoxState
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box, add_rollout
 from tests.helpers.store_case import StoreCase, on_each_database
 
+SILENCE = Silence(NOW - SILENT_AFTER)
 NOTE = AuditNote(who="anna", because="a test")
 
 
 def census(connection: Connection) -> Census:
     """Count the boxes."""
-    return take_census(connection, NOW)
+    return take_census(connection, NOW, SILENCE)
 
 
 @on_each_database
@@ -59,7 +61,9 @@ class BoxesTests(StoreCase):
     def test_needs(self) -> None:
         """A list shows the boxes that need somebody for a reason, as the overview counts them."""
         self.write(lambda connection: add_box(connection, 6, box_id=1, waiting="refused"))
-        found = {name: self.numbers(need=needs(name, NOW)) for name in self.read(census).needs}
+        found = {
+            name: self.numbers(need=needs(name, NOW, SILENCE)) for name in self.read(census).needs
+        }
         self.assertEqual(found["not_seen"], [5])
         self.assertEqual(found["shared_number"], [1, 1])
         self.assertEqual(found["blocked"], [1])

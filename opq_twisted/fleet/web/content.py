@@ -1,0 +1,63 @@
+"""Adds to the state of the fleet, or of a release, the rows that only its page shows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from opq_twisted.fleet.engine.judge import Judge
+from opq_twisted.fleet.engine.outages import find_fleet_outage
+from opq_twisted.fleet.queries.bad_boxes import name_bad_boxes
+from opq_twisted.fleet.queries.history import read_history
+from opq_twisted.fleet.queries.silence import Silence
+from opq_twisted.fleet.store.schema import audit
+
+Content = Mapping[str, Any]
+
+
+def overview_content(connection: Connection, status: Content, now: float, judge: Judge) -> Content:
+    """
+    Add the history, and to each rollout what `release_content` adds.
+
+    :param status: the state of the fleet, as `opq-fleet status --json` shows it.
+    :param now: seconds since the epoch.
+    """
+    current = [each["release"] for each in status["channels"]]
+    return {
+        **release_content(connection, status, now, judge),
+        "history": read_history(connection, now, current),
+    }
+
+
+def release_content(connection: Connection, found: Content, now: float, judge: Judge) -> Content:
+    """
+    Add to each rollout its bad boxes, who has held it, and since when all boxes are silent.
+
+    :param found: the state of a release, as `opq-fleet release --json` shows it.
+    :param now: seconds since the epoch.
+    """
+    channels = found["channels"]
+    silence = judge.silence(connection, now, {each["channel"] for each in channels})
+    return {**found, "channels": [_detailed(connection, each, silence) for each in channels]}
+
+
+def _detailed(connection: Connection, channel: Content, silence: Silence) -> Content:
+    name, release = channel["channel"], channel["release"]
+    bad = name_bad_boxes(connection, name, release, silence, channel["acknowledged_at"])
+    return {
+        **channel,
+        "bad_boxes": bad,
+        "hold": _last_hold(connection, name, release) if channel["state"] == "held" else None,
+        "silent_since": find_fleet_outage(connection, name),
+    }
+
+
+def _last_hold(connection: Connection, channel: str, release: int) -> Content | None:
+    query = (
+        select(audit.c.at, audit.c.who, audit.c.change, audit.c.because)
+        .where(audit.c.release == release, audit.c.channel == channel, audit.c.what == "hold")
+        .order_by(audit.c.id.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).mappings().first()
+    return None if row is None else dict(row)

@@ -1,0 +1,97 @@
+"""Renders the pages of the fleet as HTML."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from opq_twisted.fleet.web.views import words
+from opq_twisted.fleet.web.views.history import describe_history
+from opq_twisted.fleet.web.views.parts import render_channel, render_parts
+from opq_twisted.fleet.web.views.templates import fill
+from opq_twisted.fleet.web.views.viewer import Viewer
+
+_Content = Mapping[str, Any]
+
+
+def live(content: _Content, viewer: Viewer) -> Mapping[str, str]:
+    """Return the HTML of each part of the overview that changes, by its name."""
+    return render_parts(content, viewer)
+
+
+def overview(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
+    """
+    Render the first page.
+
+    :param content: the state of the fleet, as programs get it.
+    :param done: what the last action has done, in a sentence.
+    """
+    values = {
+        **describe_history(content["history"]),
+        "content": content,
+        "parts": render_parts(content, viewer),
+    }
+    return _page("overview", values, content, viewer, done)
+
+
+def boxes(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
+    """Render a list of boxes."""
+    rows, wanted = content["boxes"], content["filter"]
+    given = {name: value for name, value in wanted.items() if value not in (None, "")}
+    values = {
+        "content": content,
+        "given": given,
+        "need_options": [(name.replace("_", "-"), text) for name, text in words.NEEDS.items()],
+        "next": {**given, "after": rows[-1]["id"]} if content["more"] and rows else None,
+    }
+    return _page("boxes", values, content, viewer, done)
+
+
+def box(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
+    """Render the keys of a box, and its last attempts."""
+    return _page("box", {"content": content}, content, viewer, done)
+
+
+def release(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
+    """Render a release, with its rollout in each channel."""
+    parts = {each["channel"]: render_channel(each, content, viewer) for each in content["channels"]}
+    return _page("release", {"content": content, "parts": parts}, content, viewer, done)
+
+
+def audit(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
+    """Render the changes that people and the engine have made."""
+    rows = content["changes"]
+    following = {"before": rows[-1]["id"]} if content["more"] and rows else None
+    if following is not None and content["release"] is not None:
+        following["release"] = content["release"]
+    return _page("audit", {"content": content, "next": following}, content, viewer, done)
+
+
+def form(content: _Content, viewer: Viewer) -> bytes:
+    """Render an action that was refused, with what was typed, so that it can be sent again."""
+    values = {"content": content, "title": words.TITLES.get(content["code"], _FAULT)}
+    return _page("form", values, content, viewer, None)
+
+
+def problem(code: int, sentence: str, viewer: Viewer | None, now: float) -> bytes:
+    """
+    Render a page that only says what is wrong.
+
+    :param code: the status of the response.
+    :param now: seconds since the epoch.
+    """
+    title = words.TITLES.get(code, _FAULT)
+    return _page("problem", {"title": title, "sentence": sentence}, {"time": now}, viewer, None)
+
+
+_FAULT = "Something is wrong"
+
+
+def _page(
+    name: str,
+    values: Mapping[str, Any],
+    content: _Content,
+    viewer: Viewer | None,
+    done: str | None,
+) -> bytes:
+    shared = {"page": name, "viewer": viewer, "done": done, "now": content["time"]}
+    # A text may have characters that UTF-8 has not.
+    return fill(f"{name}.html", {**shared, **values}).encode(errors="replace")

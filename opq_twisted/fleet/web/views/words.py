@@ -1,0 +1,85 @@
+"""The words of the page for the names in the JSON."""
+
+from collections.abc import Mapping
+
+#: Why boxes need somebody, the most urgent first: the name in JSON, and the words after a number.
+NEEDS: Mapping[str, str] = {
+    "silent": "silent since an installation began",
+    "cloned": "with a key that two boxes use",
+    "shared_number": "with a number that another box uses",
+    "blocked": "refusing a release",
+    "stale_metadata": "without metadata that can be trusted",
+    "not_seen": "not seen for 7 days",
+    "new_key": "with a key that is less than a day old",
+}
+
+#: What a box waits for.
+WAITING: Mapping[str, str] = {
+    "turn": "its turn in the rollout",
+    "held": "a held rollout",
+    "click": "a click on its page",
+    "window": "its hours for updates",
+    "measurement": "a measurement to end",
+    "refused": "another release: it refuses this one",
+    "clock": "a clock that is right",
+    "stale": "metadata that has not expired",
+    "untrusted": "metadata that it can trust",
+    "server": "the update server",
+    "other": "something that this server does not know",
+}
+
+#: What the server thinks of a key.
+KEY_STATES: Mapping[str, str] = {
+    "known": "known: trusted at its first report",
+    "admitted": "admitted by an operator",
+    "distrusted": "distrusted: its reports are turned away",
+    "replaced": "replaced by another key of this box",
+    "gone": "gone: silent for a long time",
+}
+
+#: Where a rollout is.
+ROLLOUT_STATES: Mapping[str, str] = {
+    "baking": "Baking",
+    "done": "Done",
+    "held": "Held",
+    "superseded": "Superseded",
+}
+
+#: How an attempt ended, or where it is.
+OUTCOMES: Mapping[str, str] = {
+    "updated": "updated",
+    "returned": "went back",
+    "failed": "failed",
+    "silent": "silent",
+    "unclear": "silent, maybe for the network",
+    "under way": "under way",
+}
+
+#: What is written in the audit, as what somebody did.
+ACTIONS: Mapping[str, str] = {
+    "announce": "announced",
+    "hold": "held",
+    "resume": "resumed",
+    "widen": "widened",
+    "would-hold": "would have held",
+    "ask": "asks about",
+    "first-bad": "saw the first bad box of",
+    "fleet-silent": "found the fleet silent",
+    "fleet-heard": "hears the fleet again",
+    "admit": "admitted",
+    "distrust": "distrusted",
+    "replace": "replaced",
+    "forget": "forgot",
+}
+
+#: The headings of pages about an error.
+TITLES: Mapping[int, str] = {
+    400: "This request cannot be understood",
+    401: "Who are you?",
+    403: "You may not do this",
+    404: "There is nothing here",
+    405: "This is not possible here",
+    409: "Nothing was changed",
+    429: "Too many attempts",
+    503: "The database is away",
+}
