@@ -12,7 +12,7 @@ from opq_twisted.fleet.control.webhook_test import WebhookTestResource
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.engine.service import Engine
 from opq_twisted.fleet.engine.timing import Timing
-from opq_twisted.fleet.metrics import FleetMetrics
+from opq_twisted.fleet.metrics.collector import FleetMetrics
 from opq_twisted.fleet.presence import Presence
 from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.apply import apply
@@ -71,7 +71,13 @@ class Fleet(MultiService):
         inbox = self._make_inbox(reactor, settings, now)
         #: `POST /report`.
         self.reports = ReportResource(reactor, inbox, now, trusted)
-        self.metrics = FleetMetrics(reactor, self.reports, inbox, self.database.read)
+        poster = _make_poster(reactor, settings, now)
+        sender = None if poster is None else Sender(reactor, self.database.write, poster, now)
+        #: Tells the receiver of the webhook, if there is one.
+        self.notify: Notify = discard if sender is None else sender.put
+        self.metrics = FleetMetrics(
+            reactor, self.reports, inbox, self.database.read, self.judge, now, sender
+        )
         root = make_root(
             self.database,
             now,
@@ -79,14 +85,9 @@ class Fleet(MultiService):
             self._notify_pace_changed,
             self.judge,
         )
-        poster = self._make_poster(reactor, settings, now)
         root.putChild(b"webhook-test", WebhookTestResource(poster, now))
-        #: Tells the receiver of the webhook, if there is one.
-        self.notify: Notify = discard
-        if poster is not None:
-            sender = Sender(reactor, self.database.write, poster, now)
+        if sender is not None:
             sender.setServiceParent(self)
-            self.notify = sender.put
         for each in (
             inbox,
             DailyCleanup(reactor, self.database, now),
@@ -127,14 +128,6 @@ class Fleet(MultiService):
             lambda store, batch: apply(store, batch, enrolment),
         )
 
-    def _make_poster(
-        self, reactor: Any, settings: FleetSettings, now: Callable[[], float]
-    ) -> Poster | None:
-        if settings.webhook is None:
-            return None
-        receiver = Receiver(settings.webhook, settings.webhook_secret)
-        return Poster(reactor, make_agent(reactor), receiver, now)
-
     def _make_engine(self, reactor: Any, now: Callable[[], float]) -> Engine:
         return Engine(
             reactor,
@@ -152,3 +145,10 @@ class Fleet(MultiService):
         for each in self.pace_observers:
             each()
         return bool(self.pace_observers)
+
+
+def _make_poster(reactor: Any, settings: FleetSettings, now: Callable[[], float]) -> Poster | None:
+    if settings.webhook is None:
+        return None
+    receiver = Receiver(settings.webhook, settings.webhook_secret)
+    return Poster(reactor, make_agent(reactor), receiver, now)

@@ -15,9 +15,12 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.fleet.metrics import FleetMetrics
+from opq_twisted.fleet.engine.judge import Judge
+from opq_twisted.fleet.metrics.collector import FleetMetrics
 from opq_twisted.fleet.reports.inbox import Inbox
 from opq_twisted.fleet.reports.resource import ReportResource
+from opq_twisted.fleet.webhook.post import Poster, Receiver, make_agent
+from opq_twisted.fleet.webhook.sender import Sender
 from opq_twisted.http.resource import FunctionResource
 from opq_twisted.http.site import BoundedSite
 from opq_twisted.server.catalog.digests import Digests
@@ -291,15 +294,35 @@ class MetricsTests(SynchronousTestCase):
         """Let the server have a fleet."""
         inbox = Inbox(self.reactor, lambda _: Deferred(), lambda store, batch: [])
         reports = ReportResource(self.reactor, inbox, time.time, ())
-        fleet = FleetMetrics(self.reactor, reports, inbox, lambda _: Deferred())
+        agent, receiver = make_agent(self.reactor), Receiver("http://x/", None)
+        poster = Poster(self.reactor, agent, receiver, time.time)
+        fleet = FleetMetrics(
+            *(self.reactor, reports, inbox, lambda _: Deferred(), Judge(mode="auto"), time.time),
+            Sender(self.reactor, lambda _: Deferred(), poster, time.time),
+        )
         self.metrics.registry.register(fleet)
 
-    def test_alerts_and_dashboard(self) -> None:
-        """The alert rules and the dashboard use only metrics that there are."""
+    def all_names(self) -> set[str]:
+        """Return the names of all metrics."""
         self.add_the_fleet()
         self.signed.init().publish(3, days=20)
         self.look_at_metadata()
-        names = set(re.findall("^# TYPE ([^ ]+)", self.ask("/metrics").response().text, re.M))
+        return set(re.findall("^# TYPE ([^ ]+)", self.ask("/metrics").response().text, re.M))
+
+    def test_documented(self) -> None:
+        """The documentation has a row for each metric, and for no other."""
+        text = (PROJECT / "docs" / "operating-a-server.md").read_text()
+        documented = set(
+            re.findall(r"^\| `(opq_[a-z_]+)", text.partition("\n## Metrics\n")[2], re.M)
+        )
+        names = {name for name in self.all_names() if name.startswith("opq_")}
+        # The client library adds it to each histogram.
+        names.remove("opq_reports_batch_seconds_created")
+        self.assertEqual(documented, names)
+
+    def test_alerts_and_dashboard(self) -> None:
+        """The alert rules and the dashboard use only metrics that there are."""
+        names = self.all_names()
         for file in ("alerts.yaml", "dashboard.json"):
             text = (PROJECT / "deploy" / "server" / "monitoring" / file).read_text()
             used = set(re.findall(r"\b(?:opq|process)_[a-z_]+", text))

@@ -9,13 +9,17 @@ from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from opq_twisted.fleet.metrics import EXPIRES, PERIOD, FleetMetrics
+from opq_twisted.fleet.engine.judge import Judge
+from opq_twisted.fleet.metrics.collector import EXPIRES, PERIOD, FleetMetrics
 from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.inbox import Inbox
 from opq_twisted.fleet.reports.resource import ReportResource
 from opq_twisted.fleet.rollouts.rollout import Rollout, add
+from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.states import BoxState, RolloutState
+from opq_twisted.fleet.webhook.post import Poster, Receiver, make_agent
+from opq_twisted.fleet.webhook.sender import Sender
 from tests.helpers.apply_case import ApplyCase
 from tests.helpers.reporting_box import NEW, NOW, OLD, ReportingBox, attempt
 from tests.helpers.store_case import on_each_database
@@ -35,7 +39,14 @@ class FleetMetricsTests(ApplyCase):
         self.inbox = Inbox(self.clock, lambda _: succeed(stored), lambda store, batch: stored)
         self.inbox.startService()
         self.reports = ReportResource(self.clock, self.inbox, lambda: NOW, ())
-        self.metrics = FleetMetrics(self.clock, self.reports, self.inbox, self.ask)
+        self.start()
+
+    def start(self, mode: Rollouts = "off", sender: Sender | None = None) -> None:
+        """Begin with new metrics."""
+        self.metrics = FleetMetrics(
+            *(self.clock, self.reports, self.inbox, self.ask, Judge(mode=mode), lambda: NOW),
+            sender,
+        )
         self.registry = CollectorRegistry()
         self.registry.register(self.metrics)
 
@@ -195,3 +206,18 @@ class FleetMetricsTests(ApplyCase):
         self.assertEqual(self.series()["opq_fleet_store_up",], 0)
         self.inbox.put(ReportingBox().send())
         self.assertEqual(self.series()["opq_fleet_store_up",], 1)
+
+    def test_webhook(self) -> None:
+        """What became of messages, and whether the receiver took the last one."""
+        receiver = Receiver("https://chat.example.org/hooks/s3same", None)
+        poster = Poster(self.clock, make_agent(self.clock), receiver, lambda: NOW)
+        sender = Sender(self.clock, lambda _: Deferred(), poster, lambda: NOW)
+        self.start(sender=sender)
+        sender.results["delivered"] += 2
+        sender.is_up = False
+        series = self.series()
+        self.assertEqual(series["opq_fleet_webhook_total", "delivered"], 2)
+        self.assertEqual(series["opq_fleet_webhook_total", "given-up"], 0)
+        self.assertEqual(
+            (series["opq_fleet_webhook_up",], series["opq_fleet_webhook_waiting",]), (0, 0)
+        )
