@@ -31,6 +31,12 @@ def count(number: int | None, one: str, many: str | None = None) -> str:
     return f"{number or 0:,} {one if number == 1 else many or one + 's'}"
 
 
+def ordinal(number: int) -> str:
+    """Format the place in a row: `1st`, `9th`, `22nd`."""
+    last = number % 10 if number % 100 not in (11, 12, 13) else 0
+    return f"{number:,}" + {1: "st", 2: "nd", 3: "rd"}.get(last, "th")
+
+
 def boxes(number: int | None) -> str:
     """Format a number of boxes."""
     return count(number, "box", "boxes")

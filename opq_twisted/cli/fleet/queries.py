@@ -121,6 +121,7 @@ def audit(options: argparse.Namespace) -> None:
 
 
 def _say_channels(found: Document) -> None:
+    _say_row("Rollouts", rows.mode_lines(found))
     for rollout in found.parts("channels"):
         _say_row(rollout.text("channel"), rows.rollout_lines(rollout))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from opq_twisted.cli.fleet.assessment import MODES, assessment_lines, reason_lines
 from opq_twisted.cli.fleet.formats import (
     NEEDS,
     boxes,
@@ -21,6 +22,8 @@ def rollout_lines(rollout: Document) -> Iterator[str]:
     yield f"release {wording.version(rollout.integer('release'))}"
     yield pace(rollout)
     yield f"since {wording.moment(rollout.number('since'))}"
+    yield from reason_lines(rollout)
+    yield from assessment_lines(rollout)
     outcomes = rollout.parts("outcomes")
     total = sum(each.integer("boxes") or 0 for each in outcomes)
     if not total:
@@ -31,6 +34,13 @@ def rollout_lines(rollout: Document) -> Iterator[str]:
     for each in outcomes:
         mark = ", counts as bad" if each.flag("bad") else ""
         yield f"  {each.integer('boxes') or 0:>9,}  {outcome(each)}{mark}"
+
+
+def mode_lines(found: Document) -> Iterator[str]:
+    """Say who decides about rollouts."""
+    mode = found.text("rollouts")
+    if mode in MODES:
+        yield MODES[mode]
 
 
 def fleet_lines(found: Document) -> Iterator[str]:

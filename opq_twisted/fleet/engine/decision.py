@@ -83,8 +83,8 @@ def describe(evidence: Evidence) -> str:
     text += f", {evidence.well:,} well, {evidence.under_way:,} under way."
     if evidence.unclear:
         text += (
-            f" {evidence.unclear:,} of these are silent together with others that installed "
-            "nothing: that is the network."
+            f" {evidence.unclear:,} of these are silent, and nobody can tell yet whether "
+            "that is the release or the network."
         )
     return text
 

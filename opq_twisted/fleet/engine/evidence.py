@@ -21,8 +21,8 @@ class Evidence:
     bad_by_reason: Mapping[str, int] = Factory(dict)
     #: Boxes that are about to install, or do so.
     under_way: int = 0
-    #: Those of them that are silent together with boxes that install nothing: nobody can say
-    #: anything about them.
+    #: Those of them that are silent, while nobody can tell whether that is the release or the
+    #: network.
     unclear: int = 0
     #: Boxes whose turn it is that were seen in this step, and those whose attempt has ended.
     drawn: int = 0

@@ -27,8 +27,8 @@ from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome, Reason
 UNDER_WAY = "under way"
 SILENT = "silent"
 
-#: A box that is silent together with others that installed nothing, so that nobody can say why; the
-#: engine tells that.
+#: A box that is silent, and nobody can tell yet whether that is the release or the network; only the
+#: engine says so.
 UNCLEAR = "unclear"
 
 #: A reason of a newer agent, which this program does not know.

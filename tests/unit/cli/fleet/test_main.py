@@ -15,6 +15,7 @@ from unittest.mock import patch
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.cli.fleet.export import COLUMNS
+from opq_twisted.cli.fleet.formats import ordinal
 from opq_twisted.cli.fleet.main import main
 from tests.helpers.fake_fleet_server import FakeFleetServer
 from tests.helpers.project import PROJECT
@@ -25,7 +26,7 @@ NEW, OLD = 1547947203, 1547860803
 NOW = 1_800_000_000.0
 KEY = "9f2c" * 8
 
-ROLLOUT = {
+ROLLOUT: dict[str, Any] = {
     "channel": "stable",
     "release": NEW,
     "state": "baking",
@@ -40,6 +41,30 @@ ROLLOUT = {
         {"outcome": "under way", "reason": "", "boxes": 9, "bad": False},
         {"outcome": "updated", "reason": "", "boxes": 212, "bad": False},
     ],
+    "acknowledged_at": None,
+    "sentence": None,
+    "assessment": {
+        "well": 212,
+        "bad": 3,
+        "bad_by_reason": {"unhealthy-service": 2, "silent": 1},
+        "under_way": 9,
+        "unclear": 0,
+        "boxes": 224,
+        "low": 0.0046,
+        "high": 0.0386,
+        "holds_at": 9,
+        "accepted": 0.0117,
+        "rejected": 0.05,
+        "drawn": 221,
+        "ended": 215,
+        "before": {"release": OLD, "bad": 36, "boxes": 3987},
+        "action": "wait",
+        "sentence": "3 of 224 boxes are bad (unhealthy-service 2, silent 1), 212 well, 9 under "
+        "way. The step is not over.",
+        "remaining": 50_400.0,
+        "next_bp": 2000,
+    },
+    "not_judged": 0,
 }
 CHANGE = {
     "id": 5,
@@ -55,6 +80,7 @@ CHANGE = {
 }
 STATUS: dict[str, Any] = {
     "time": NOW,
+    "rollouts": "auto",
     "channels": [ROLLOUT],
     "boxes": 4310,
     "releases": [{"release": NEW, "boxes": 212}, {"release": OLD, "boxes": 3987}],
@@ -101,6 +127,15 @@ class FleetCase(SynchronousTestCase):
         ]
 
 
+class FormatTests(SynchronousTestCase):
+    """Words for numbers."""
+
+    def test_ordinals(self) -> None:
+        """The place in a row has the right ending."""
+        found = [ordinal(number) for number in (1, 2, 3, 4, 11, 12, 13, 21, 112, 1003)]
+        self.assertEqual(" ".join(found), "1st 2nd 3rd 4th 11th 12th 13th 21st 112th 1,003rd")
+
+
 class ReadingTests(FleetCase):
     """Commands that change nothing."""
 
@@ -132,6 +167,48 @@ class ReadingTests(FleetCase):
         self.assertIn("held", self.said("releases", code=10))
         for command in (("status",), ("release", NEW), ("releases",)):
             self.json(*command, code=10)
+
+    def test_not_judged(self) -> None:
+        """Without an assessment nothing is said of one; boxes that do not count are told."""
+        self.server.answers["release"] = {
+            "channels": [{**ROLLOUT, "assessment": None, "not_judged": None}],
+            "rollouts": "off",
+        }
+        out = self.said("release", NEW)
+        for word in ("engine", "count:", "holds", "next"):
+            self.assertNotIn(word, out)
+        self.assertIn("off: nobody judges them", out)
+        self.server.answers["release"] = {
+            "channels": [{**ROLLOUT, "not_judged": 1, "acknowledged_at": NOW - 60}]
+        }
+        out = " ".join(self.said("release", NEW).split())
+        self.assertIn("1 box of those below does not count: the key was less than a day old", out)
+        self.assertIn("or it was tried before the release was resumed.", out)
+
+    def test_actions(self) -> None:
+        """What comes next is said only if it comes by itself or may come."""
+        judged = ROLLOUT["assessment"]
+        for change, words in (
+            ({"action": "wait", "remaining": 1800.0}, "next 20 % in about 30 minutes, if"),
+            ({"action": "widen", "remaining": None}, "next 20 %: nothing speaks against it"),
+            ({"action": "ask", "remaining": None}, ""),
+            ({"action": None, "sentence": None}, ""),
+            ({"action": "nothing", "next_bp": None}, ""),
+        ):
+            found = {**ROLLOUT, "assessment": {**judged, **change}}
+            self.server.answers["release"] = {"channels": [found]}
+            out = self.said("release", NEW)
+            self.assertIn(words or "it holds at the 9th bad box of 224", out)
+            self.assertEqual("next 20 %" in out, bool(words))
+
+    def test_why(self) -> None:
+        """A rollout says why it is held, in lines that fit."""
+        sentence = "3 of 5 boxes are bad (rescued 3), 2 well, 0 under way. After 5 boxes 3 bad ones"
+        held = {**ROLLOUT, "state": "held", "sentence": sentence}
+        self.server.answers["status"] = {**STATUS, "channels": [held], "held": True}
+        out = self.said("status", code=10)
+        self.assertIn(f"Why: {sentence}", " ".join(out.split()))
+        self.assertLessEqual(max(map(len, out.splitlines())), 80)
 
     def test_nothing(self) -> None:
         """An empty fleet is no error."""

@@ -83,4 +83,4 @@ class TestDecision(SynchronousTestCase):
         unclear = evolve(_GOOD, under_way=5, unclear=5)
         decision = decide(_ROLLOUT, unclear, Circumstances(baked=_TIMING.step), _TIMING)
         self.assertIs(decision.action, Action.WIDEN)
-        self.assertIn("5 of these are silent together with others", decision.sentence)
+        self.assertIn("5 of these are silent, and nobody can tell", decision.sentence)
