@@ -77,7 +77,7 @@ def _share(bad: int, number: int) -> str:
 
 def _bounds(found: Document) -> str:
     low, high = found.number("low") or 0.0, found.number("high") or 0.0
-    return f"{100 * low:.1f}–{100 * high:.1f}"
+    return f"{100 * low:.1f}\N{EN DASH}{100 * high:.1f}"
 
 
 def _wrapped(text: str) -> list[str]:

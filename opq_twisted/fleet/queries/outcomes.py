@@ -27,7 +27,7 @@ from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome, Reason
 UNDER_WAY = "under way"
 SILENT = "silent"
 
-#: A box that is silent, and nobody can tell yet whether that is the release or the network; only the
+#: A box that is silent, while nobody can tell whether that is the release or the network; only the
 #: engine says so.
 UNCLEAR = "unclear"
 
