@@ -257,7 +257,15 @@ def composes(docker: Docker) -> None:
         )
         must(status == "403", f"Everybody may read the metrics: {status}.")
         observed()
-    say("passed: composed, with a cache and a Prometheus that knows the alerts")
+        must("0 boxes" in fleet_status(docker), "opq-fleet shows no fleet.")
+    say("passed: composed, with a cache, a fleet, and a Prometheus that knows the alerts")
+
+
+def fleet_status(docker: Docker) -> str:
+    """Ask the composed server for its fleet."""
+    names = docker("ps", "--format", "{{.Names}}").split()
+    [server] = [name for name in names if "server" in name]
+    return docker("exec", server, "/opt/opq-update-server/bin/opq-fleet", "status")
 
 
 def observed() -> None:
@@ -269,6 +277,9 @@ def observed() -> None:
     rules = json.loads(answer(f"{_PROMETHEUS_URL}/api/v1/rules"))["data"]["groups"][0]["rules"]
     must(all(rule["health"] in ("ok", "unknown") for rule in rules), f"Not so: {rules}")
     must("OpqServerDown" in {rule["name"] for rule in rules}, f"The rules are {rules}.")
+    query = f"{_PROMETHEUS_URL}/api/v1/query?query=opq_fleet_store_up"
+    [up] = json.loads(answer(query))["data"]["result"]
+    must(up["value"][1] == "1", f"The fleet has no database: {up}.")
 
 
 def healths() -> list[str]:
@@ -281,10 +292,12 @@ def composes_signed(docker: Docker) -> None:
     """Run the server with a key behind nginx."""
     updates = docker.folder / "keys" / "updates"
     (updates / "tuf" / "timestamp.json").unlink()
+    docker.type(f"install -d -o {_SIGNER} -g {_SIGNER} -m 700 {docker.folder}/fleet")
     port = free_port()
     environment = shlex.join(
         (
             *("env", f"PORT={port}", f"UPDATES_DIR={updates}", f"TUF_OWNER={_SIGNER}:{_SIGNER}"),
+            f"FLEET_DIR={docker.folder}/fleet",
             f"TIMESTAMP_KEY={docker.folder}/timestamp.pem",
             f"TIMESTAMP_PASSPHRASE={docker.folder}/timestamp.passphrase",
         )
@@ -292,6 +305,7 @@ def composes_signed(docker: Docker) -> None:
     with composed(docker, environment, _COMPOSE, _SIGNED):
         signed = json.loads(answer(f"http://127.0.0.1:{port}/tuf/timestamp.json"))["signed"]
         must(signed["meta"]["snapshot.json"]["version"] == 2, f"It signed {signed}.")
+        must(str(_VERSION) in fleet_status(docker), "The fleet has no rollout.")
     say("passed: composed, with signed releases")
 
 
