@@ -5,6 +5,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
@@ -18,6 +19,7 @@ from tests.functional.processes import TIMEOUT, run, until
 from tests.functional.update_server import archive
 from tests.helpers.reporting_box import ReportingBox, attempt
 from tests.helpers.signed_metadata import Signed
+from tests.helpers.webhook_receiver import Receiver
 
 OLD, GOOD, BAD = 1547774400, 1547860803, 1547947203
 
@@ -86,7 +88,8 @@ class Fleet:
 async def test_walk_and_hold(start: StartDaemon, updates: Path, tmp_path: Path) -> None:
     """The signed share of a good release grows up to 100 %; four bad boxes stop the next one."""
     signed = Signed(updates).init()
-    options = ("--rollouts", "auto", "--shorten-rollouts", SHORTEN)
+    receiver = Receiver(reactor)
+    options = ("--rollouts", "auto", "--shorten-rollouts", SHORTEN, "--webhook", receiver.origin)
     with short_folder() as short:
         server = FleetServer(
             *(start, updates, signed, f"sqlite:///{tmp_path}/fleet.db", short / "fleet.sock"),
@@ -124,3 +127,10 @@ async def test_walk_and_hold(start: StartDaemon, updates: Path, tmp_path: Path) 
         assert "4 of 4 boxes are bad (unhealthy-service 4)" in stable["sentence"]
         code, said, _ = await run(OPQ_FLEET, "--socket", str(server.socket), "status")
         assert (code, stable["sentence"] in said) == (10, True)
+
+        async def told() -> list[str]:
+            events = [request.headers["Opq-Event"] for request in receiver.requests]
+            return [event for event in events if event in ("widened", "done", "held")]
+
+        await until(told, lambda events: events == ["widened", "done", "held"])
+    await receiver.stop()
