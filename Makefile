@@ -7,6 +7,7 @@ PYTHON ?= python3
 READY := .venv/.ready
 DEVELOPING := .venv/.ready-dev
 DOCUMENTING := .venv/.ready-docs
+OPERATING := .venv/.ready-fleet
 # One more than there are processors, for tests wait too.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
@@ -29,14 +30,16 @@ $(READY): requirements.txt constraints.txt pyproject.toml setup.py
 
 .venv/.ready-dev: SIZE := 120 MB
 .venv/.ready-docs: SIZE := 30 MB
+.venv/.ready-fleet: SIZE := 9 MB
 $(DEVELOPING): requirements-fleet.txt
-$(DEVELOPING) $(DOCUMENTING): .venv/.ready-%: requirements-%.txt $(READY)
+$(DEVELOPING) $(DOCUMENTING) $(OPERATING): .venv/.ready-%: requirements-%.txt $(READY)
 	@echo "Installing what $< names into .venv: $(SIZE) to download."
 	@$(PIP_INSTALL) --requirement $<
 	@touch $@
 
-demo: $(READY) ## Build an update, serve it, and let a box in a folder install it (CLICK=1 clicks by itself)
-	@.venv/bin/python -m demo $(if $(CLICK),--click)
+# CLICK=1 needs no person. FLEET=1: a good release walks through a fleet, and a bad one is held.
+demo: $(READY) $(if $(FLEET),$(OPERATING)) ## Let a box in a folder install an update; with FLEET=1 25 small boxes
+	@.venv/bin/python -m demo $(if $(FLEET),--fleet) $(if $(CLICK),--click)
 
 $(if $(filter test,$(MAKECMDGOALS)),$(info The tests and the checks take about 8 minutes on two free processors.))
 test: unit functional lint ## Run the tests that a change has to pass, and the checks

@@ -19,6 +19,11 @@ def main() -> int:
     for number in SIGNALS:
         signal.signal(number, interrupt)
     try:
+        if options.fleet:
+            # Its packages are installed only where they are wanted.
+            from demo.fleet import FleetDemo
+
+            return FleetDemo(claim_folder(), options.click).show()
         return OneBoxDemo(claim_folder(), options.click).show()
     except KeyboardInterrupt:
         # The terminal has printed ^C.
@@ -32,7 +37,8 @@ def main() -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--click", action="store_true", help="update at once, then end")
+    parser.add_argument("--click", action="store_true", help="do without a person, then end")
+    parser.add_argument("--fleet", action="store_true", help="show a fleet of 25 small boxes")
     return parser
 
 

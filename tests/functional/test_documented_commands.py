@@ -55,6 +55,7 @@ ELSEWHERE = {
     "git clone REPOSITORY-URL opq_twisted": (".ci/run", "git clone"),
     "cd opq_twisted": (".ci/run", "--directory"),
     "make demo": (".ci/run", "make demo"),
+    "make demo FLEET=1": ("tests/functional/test_fleet_demo.py", '"demo", "--fleet"'),
     "make test": (".ci/run", "make test"),
     "apt-get install nginx": (".ci/run", "nginx-light"),
     "curl -sI http://localhost/update/NAME | grep X-Cache-Status": (_NGINX, "X-Cache-Status"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from demo import folder
+from demo import folder as demo_folder
 from demo.terminal import DemoFailed
 from tests.helpers.project import PROJECT
 
@@ -35,21 +35,21 @@ class FolderTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.demos = Path(self.mktemp()).absolute()
-        self.patch(folder, "DEMOS", self.demos)
+        self.patch(demo_folder, "DEMOS", self.demos)
 
     def test_own_folder(self) -> None:
         """Each demo has its own, and empties one that no other uses any more."""
         (self.demos / "1" / "old").mkdir(parents=True)
         (self.demos / "3" / "old").mkdir(parents=True)
-        self.assertEqual(folder.claim_folder(), self.demos / "1")
-        self.assertEqual(folder.claim_folder(), self.demos / "2")
+        self.assertEqual(demo_folder.claim_folder(), self.demos / "1")
+        self.assertEqual(demo_folder.claim_folder(), self.demos / "2")
         self.assertEqual(list((self.demos / "1").iterdir()), [])
         self.assertTrue((self.demos / "3" / "old").exists())
 
     def test_no_folder(self) -> None:
         """If there can be none, a sentence says what to do."""
         self.demos.write_text("")
-        error = self.assertRaises(DemoFailed, folder.claim_folder)
+        error = self.assertRaises(DemoFailed, demo_folder.claim_folder)
         self.assertEqual(
             str(error),
             f"Cannot make a folder in {self.demos}: File exists. Remove {self.demos}, as root if "
