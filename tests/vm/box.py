@@ -108,8 +108,8 @@ class VmBox:
         self.shell = Shell(self.machine.shell_socket)
         self._running.callback(self.shell.close)
         self.boot()
-        self.server = UpdateServer(self.keys, self.server_port, self.folder / "server.log")
-        self._running.callback(self.server.stop)
+        self.serve()
+        self._running.callback(lambda: self.server.stop())
         self.shell.ready(BOOT)
         self.configure()
 
@@ -118,9 +118,14 @@ class VmBox:
         """The URL of the page on this host."""
         return f"http://127.0.0.1:{self._page_port}"
 
-    def configure(self, **changes: object) -> None:
+    def serve(self, *options: str) -> None:
+        """Start the update server; one that runs has to be stopped before."""
+        log = self.folder / "server.log"
+        self.server = UpdateServer(self.keys, self.server_port, log, *options)
+
+    def configure(self, number: int = 1, **changes: object) -> None:
         """Write the configuration, and restart the agent, as in the manual."""
-        config = configuration(self.server_port, **changes)
+        config = configuration(self.server_port, number, **changes)
         self.shell.run(f"cat >{CONFIG} && sync", input=config)
         self.shell.run("systemctl restart opq-box-agent", seconds=BOOT)
         self.answers(BOOT)
@@ -195,11 +200,11 @@ class VmBox:
         return content
 
 
-def configuration(server_port: int, **changes: object) -> str:
+def configuration(server_port: int, number: int = 1, **changes: object) -> str:
     """Make a configuration for a server at this port of this host."""
     config = {
         "updates_ep": f"http://{HOST}:{server_port}",
-        "box_id": 1,
+        "box_id": number,
         "updater": {**UPDATER, **changes},
     }
     return json.dumps(config, indent=2) + "\n"

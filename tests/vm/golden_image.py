@@ -33,7 +33,7 @@ sync
 class Copy(VmBox):
     """A box that boots from a copy of the image."""
 
-    def configure(self, **changes: object) -> None:
+    def configure(self, number: int = 1, **changes: object) -> None:
         """Name the server: the first boot has done the rest."""
         self.answers(BOOT)
         command = f"/usr/local/bin/opq-box setup --server http://{HOST}:{self.server_port}"

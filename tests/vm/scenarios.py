@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from opq_twisted.archive.name import UpdateName
-from tests.vm import golden_image, invariants, package
+from tests.vm import golden_image, invariants, package, silent_box
 from tests.vm.box import AT_REST, BOOT, PREFIX, VmBox
 from tests.vm.machine import BOOTS
 from tests.vm.releases import COMPONENT, Change, altered
@@ -193,6 +193,7 @@ SCENARIOS: dict[str, Callable[[VmBox], str]] = {
     "full-disk": full_disk,
     "golden-image": golden_image.golden_image,
     "server-package": package.lives,
+    "silent-box": silent_box.holds_rollout,
 }
 
 

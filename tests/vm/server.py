@@ -31,7 +31,7 @@ def answer(url: str, seconds: float = _TIMEOUT, accept: str = "*/*") -> str:
 class UpdateServer:
     """`twistd opq-update-server`, which signs timestamps."""
 
-    def __init__(self, keys: Keys, port: int, log: Path) -> None:
+    def __init__(self, keys: Keys, port: int, log: Path, *options: str) -> None:
         """Start the server, and wait until it has signed a timestamp."""
         twistd = os.fspath(Path(sys.executable).with_name("twistd"))
         command = [
@@ -39,6 +39,7 @@ class UpdateServer:
             *("opq-update-server", f"--port=tcp:{port}:interface=127.0.0.1"),
             *(f"--updates-dir={keys.updates}", f"--timestamp-key={keys.timestamp}"),
             f"--timestamp-passphrase-file={keys.passphrase}",
+            *options,
         ]
         with log.open("wb") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
