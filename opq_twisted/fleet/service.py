@@ -22,8 +22,9 @@ from opq_twisted.fleet.reports.resource import ReportResource
 from opq_twisted.fleet.retention.daily_cleanup import DailyCleanup
 from opq_twisted.fleet.rollouts.pace import DatabasePaces
 from opq_twisted.fleet.rollouts.watch import RolloutWatch, current_rollouts
-from opq_twisted.fleet.settings import FleetSettings
+from opq_twisted.fleet.settings import FleetSettings, PageSettings
 from opq_twisted.fleet.store.database import Database
+from opq_twisted.fleet.web.site import FleetPage
 from opq_twisted.fleet.webhook.outbox import Notify, discard
 from opq_twisted.fleet.webhook.post import Poster, Receiver, make_agent
 from opq_twisted.fleet.webhook.sender import Sender
@@ -81,13 +82,15 @@ class Fleet(MultiService):
         root = make_root(
             self.database,
             now,
-            lambda: sum(self.presence.waiting_now().values()),
+            self._count_waiting,
             self._notify_pace_changed,
             self.judge,
         )
         root.putChild(b"webhook-test", WebhookTestResource(poster, now))
         if sender is not None:
             sender.setServiceParent(self)
+        if settings.page is not None:
+            self._make_page(reactor, settings.page, now).setServiceParent(self)
         for each in (
             inbox,
             DailyCleanup(reactor, self.database, now),
@@ -139,6 +142,22 @@ class Fleet(MultiService):
             notify=self.notify,
             pace_changed=self._notify_pace_changed,
         )
+
+    def _make_page(
+        self, reactor: Any, settings: PageSettings, now: Callable[[], float]
+    ) -> FleetPage:
+        return FleetPage(
+            reactor,
+            settings,
+            self.database,
+            self.judge,
+            now,
+            self._count_waiting,
+            self._notify_pace_changed,
+        )
+
+    def _count_waiting(self) -> int:
+        return sum(self.presence.waiting_now().values())
 
     def _notify_pace_changed(self) -> bool:
         """Call the observers; returns whether there are any, because this process signs."""

@@ -1,5 +1,6 @@
 """The fleet's options on the command line of the server, as values."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,7 @@ from twisted.logger import Logger
 from opq_twisted.common import files
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.fleet.widen_hours import WidenHours
+from opq_twisted.http.connection_limits import ConnectionLimits
 
 #: Bytes of a file with a secret, and characters of the secret. Whoever sees what it signs can try
 #: guesses at a shorter one.
@@ -32,6 +34,19 @@ def begins_small(mode: Rollouts) -> bool:
 
 
 @frozen(kw_only=True)
+class PageSettings:
+    """What `--fleet-operators` and the options beside it say about the page of the fleet."""
+
+    #: The file with those who may use it.
+    operators: Path
+    #: A TCP port, or an endpoint description of Twisted.
+    port: str = "tcp:8152:interface=127.0.0.1"
+    #: Names that the page answers to besides those of the machine.
+    hosts: Sequence[str] = ()
+    limits: ConnectionLimits
+
+
+@frozen(kw_only=True)
 class FleetSettings:
     """What `--fleet-db` and the options beside it say."""
 
@@ -51,6 +66,8 @@ class FleetSettings:
     webhook_secret: str | None = None
     #: The Unix socket for `opq-fleet`.
     socket: Path = Path("/run/opq-update-server/fleet.sock")
+    #: None if there is no page.
+    page: PageSettings | None = None
 
 
 def read_secret(path: Path, option: str) -> str:

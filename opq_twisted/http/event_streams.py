@@ -67,6 +67,8 @@ class EventStreams:
             it has read nothing.
         :param group: the value for `send` whose events the client gets.
         """
+        if request.is_over:
+            return NOT_DONE_YET
         if not self._shares.has_room(client):
             return self._too_many
         if request.method == b"HEAD":
@@ -85,6 +87,11 @@ class EventStreams:
         for stream in tuple(self._streams):
             if group is None or stream.group == group:
                 stream.send(event)
+
+    def close(self) -> None:
+        """End all streams; a browser opens a new one by itself."""
+        for stream in tuple(self._streams):
+            stream.close()
 
     def _end(self, stream: "_Stream", client: str | None) -> None:
         self._streams.discard(stream)
@@ -110,6 +117,11 @@ class _Stream:
     def send(self, event: bytes) -> None:
         if not self._paused:
             self._request.channel.write(event)
+
+    def close(self) -> None:
+        self._request.unregisterProducer()
+        self._request.channel.persistent = False
+        self._request.finish()
 
     def pauseProducing(self) -> None:
         """Drop events: the client reads nothing, and the buffers are full."""

@@ -17,17 +17,19 @@ from opq_twisted.http.site import BoundedSite
 class Listener(MultiService):
     """Listens for HTTP on a port; if it cannot, the process ends with a sentence that says why."""
 
-    def __init__(self, port: str, site: BoundedSite) -> None:
+    def __init__(self, port: str, site: BoundedSite, option: str = "--port") -> None:
         """
         :param port: a TCP port number, or any endpoint description that Twisted knows.
+        :param option: the option that the port comes from.
         :raises CannotStart: if it is neither.
         """
         super().__init__()
         self._port = port
+        self._option = option
         try:
             endpoint = make_endpoint(port)
         except Exception as error:  # the endpoint parsers and OpenSSL raise many types
-            raise no_such_port(port, error) from None
+            raise no_such_port(port, error, option) from None
         self._service = StreamServerEndpointService(RobustEndpoint(site.reactor, endpoint), site)
         self._service._raiseSynchronously = True  # as `twisted.application.strports` does
         self._service.setServiceParent(self)
@@ -45,7 +47,8 @@ class Listener(MultiService):
             if why == os.strerror(errno.EACCES):
                 remedy = "Allow this user ports below 1024 (CAP_NET_BIND_SERVICE)"
             raise CannotStart(
-                f"Cannot listen on port {self._port}: {why}. {remedy}, or choose another --port."
+                f"Cannot listen on port {self._port}: {why}. {remedy}, or choose "
+                f"another {self._option}."
             ) from None
 
     def _listening(self, port: IListeningPort) -> IListeningPort:

@@ -59,12 +59,12 @@ def _from_description(description: str) -> IStreamServerEndpoint:
     return endpoint
 
 
-def no_such_port(port: str, error: Exception) -> CannotStart:
+def no_such_port(port: str, error: Exception, option: str = "--port") -> CannotStart:
     """Make the error for an invalid port, with an example of a valid one."""
     if port.isdecimal():
-        return CannotStart(f"--port {port}: a TCP port must be from 1 to {_HIGHEST_PORT}.")
+        return CannotStart(f"{option} {port}: a TCP port must be from 1 to {_HIGHEST_PORT}.")
     return CannotStart(
-        f"--port {port}: {error}. Give a TCP port number, or a Twisted endpoint "
+        f"{option} {port}: {error}. Give a TCP port number, or a Twisted endpoint "
         "description such as tcp:8151:interface=127.0.0.1."
     )
 

@@ -44,6 +44,11 @@ class BoundedRequest(Request):
         #: The time at which its first line arrived, by the reactor's clock (seconds).
         self.began = self.channel.site.reactor.seconds()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it was answered, or the client has gone away."""
+        return bool(self.finished or self._disconnected)
+
     def gotLength(self, length: int | None) -> None:
         """Refuse a body whose announced length is too large, before any of it is stored."""
         super().gotLength(min(length or 0, self.max_body))

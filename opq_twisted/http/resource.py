@@ -1,14 +1,12 @@
 """Resources that answer in plain text instead of twisted.web's own HTML."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from twisted.web.http import NOT_ALLOWED, NOT_FOUND
 from twisted.web.resource import IResource, Resource
 
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
-
-_NOTHING_HERE = Reply.sentence(NOT_FOUND, "There is nothing here.")
 
 
 class PlainResource(Resource):
@@ -26,18 +24,27 @@ class PlainResource(Resource):
         """Call `render_METHOD`, or answer 405 with `Allow` (RFC 9110, section 15.5.6)."""
         method = "GET" if request.method == b"HEAD" else request.method.decode("charmap")
         render = getattr(self, f"render_{method}", None)
-        result = self._no_such_method() if render is None else render(request)
+        result = self._no_such_method(request) if render is None else render(request)
         return request.reply(result) if isinstance(result, Reply) else result
 
-    def _no_such_method(self) -> Reply:
+    def refuse(
+        self,
+        request: BoundedRequest,
+        code: int,
+        sentence: str,
+        headers: Mapping[bytes, bytes] | None = None,
+    ) -> Reply:
+        """Make the reply to a request for a path or by a method that there is not."""
+        return Reply.sentence(code, sentence, headers)
+
+    def _no_such_method(self, request: BoundedRequest) -> Reply:
         methods = {name.removeprefix("render_") for name in dir(self) if name.startswith("render_")}
         methods = methods | {"HEAD"} if "GET" in methods else methods - {"HEAD"}
         if not methods:
-            return _NOTHING_HERE
+            return self.refuse(request, NOT_FOUND, "There is nothing here.")
         allowed = ", ".join(sorted(methods))
-        return Reply.sentence(
-            NOT_ALLOWED, f"Only {allowed} can be asked for here.", {b"Allow": allowed.encode()}
-        )
+        sentence = f"Only {allowed} can be asked for here."
+        return self.refuse(request, NOT_ALLOWED, sentence, {b"Allow": allowed.encode()})
 
 
 class FunctionResource(PlainResource):

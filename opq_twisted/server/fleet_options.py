@@ -1,7 +1,7 @@
 """The options of the fleet on the command line of the server, and what is made of them."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +9,13 @@ from attrs import evolve
 from twisted.internet import reactor
 
 from opq_twisted.common.errors import CannotStart
-from opq_twisted.http.connection_limits import Network
+from opq_twisted.http.connection_limits import ConnectionLimits
 from opq_twisted.server.web.long_poll import LongPollers
 from opq_twisted.server.web_url import is_web_url
 
 if TYPE_CHECKING:
     from opq_twisted.fleet.service import Fleet
+    from opq_twisted.fleet.settings import PageSettings
     from opq_twisted.fleet.widen_hours import WidenHours
 
 #: Times of the engine that are divided by more would be shorter than its own work.
@@ -62,6 +63,9 @@ def _webhook(text: str) -> str:
     return text
 
 
+#: Connections to the page of the fleet: in total, and of one client.
+_PAGE_CONNECTIONS, _PAGE_CONNECTIONS_EACH = 200, 50
+
 #: As `optParameters` of `twisted.python.usage.Options`; all but the first one need that.
 FLEET_PARAMETERS: tuple[list[Any], ...] = (
     ["fleet-db", None, None, "Database of the fleet: sqlite:///PATH or postgresql://..."],
@@ -92,13 +96,23 @@ FLEET_PARAMETERS: tuple[list[Any], ...] = (
         None,
         "Unix socket for opq-fleet [default: /run/opq-update-server/fleet.sock]",
     ],
+    ["fleet-operators", None, None, "File with the operators of the page of the fleet"],
+    [
+        *("fleet-port", None, None),
+        "TCP port or endpoint of that page [default: tcp:8152:interface=127.0.0.1]",
+    ],
+    ["fleet-host", None, None, "Names of that page besides those of the machine, with commas"],
 )
 
 
 def make_fleet(
-    options: Mapping[str, Any], trusted: Sequence[Network], waiting: LongPollers
+    options: Mapping[str, Any], limits: ConnectionLimits, waiting: LongPollers
 ) -> "Fleet | None":
-    """Make the fleet's part, if the options name its database."""
+    """
+    Make the fleet's part, if the options name its database.
+
+    :param limits: those of the connections of the boxes.
+    """
     if options["fleet-db"] is None:
         for option, _, default, *_ in FLEET_PARAMETERS:
             if options[option] != default:
@@ -132,9 +146,28 @@ def make_fleet(
             settings = evolve(settings, widen_hours=options["widen-hours"])
         if options["fleet-socket"] is not None:
             settings = evolve(settings, socket=Path(options["fleet-socket"]))
-        return Fleet(reactor, settings, time.time, trusted, lambda: waiting)
+        settings = evolve(settings, page=_page_settings(options, limits))
+        return Fleet(reactor, settings, time.time, limits.trusted, lambda: waiting)
     except ImportError as error:
         raise CannotStart(
             f"--fleet-db needs more Python packages ({error}): install those of "
             "requirements-fleet.lock."
         ) from None
+
+
+def _page_settings(options: Mapping[str, Any], limits: ConnectionLimits) -> "PageSettings | None":
+    """Make the settings of the page, if the options name its operators."""
+    from opq_twisted.fleet.settings import PageSettings
+
+    if options["fleet-operators"] is None:
+        for option in ("fleet-port", "fleet-host"):
+            if options[option] is not None:
+                raise CannotStart(f"--{option} is of no use without --fleet-operators FILE.")
+        return None
+    settings = PageSettings(
+        operators=Path(options["fleet-operators"]),
+        hosts=[each.strip() for each in (options["fleet-host"] or "").split(",") if each.strip()],
+        limits=evolve(limits, connections=_PAGE_CONNECTIONS, each=_PAGE_CONNECTIONS_EACH),
+    )
+    port = options["fleet-port"]
+    return settings if port is None else evolve(settings, port=port)

@@ -150,7 +150,7 @@ def makeService(options: Options) -> IService:
     downloads = Downloads(most_downloads)
     watcher = Watcher(reactor, catalog, options["heartbeat"])
     version = NewestVersion(reactor, catalog, await_metadata=True)
-    fleet = make_fleet(options, limits.trusted, version.long_pollers)
+    fleet = make_fleet(options, limits, version.long_pollers)
     signer = _signer(options)
     timestamper = Timestamper(
         reactor,

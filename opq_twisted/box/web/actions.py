@@ -1,13 +1,11 @@
 """The actions of the box's owner: check for an update, start one, unblock a release."""
 
 import json
-from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import parse_qs
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import TimeoutError
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.web.http import (
     ACCEPTED,
     BAD_GATEWAY,
@@ -21,7 +19,6 @@ from twisted.web.http import (
     SERVICE_UNAVAILABLE,
     UNAUTHORIZED,
 )
-from twisted.web.server import NOT_DONE_YET
 
 from opq_twisted.archive.name import parse_version
 from opq_twisted.box.state.records import Stage
@@ -30,6 +27,7 @@ from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.web.auth import BasicAuth
 from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.common.errors import InvalidName, OpqError, UpdateInProgress
+from opq_twisted.http.answer_later import answer_later
 from opq_twisted.http.negotiation import preferred
 from opq_twisted.http.password_queue import TooManyAttempts
 from opq_twisted.http.reply import Reply
@@ -55,12 +53,13 @@ _TOO_MANY_ATTEMPTS = Reply.sentence(
 )
 
 
+_BROKEN = Reply.sentence(INTERNAL_SERVER_ERROR, "The agent failed; see its log.")
+
+
 class Action(PlainResource):
     """An action of the owner: checks for CSRF and for the password, then does `act`."""
 
     isLeaf = True
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -85,8 +84,7 @@ class Action(PlainResource):
         error = self._csrf_check.error(request)
         if error is not None:
             return Reply.sentence(FORBIDDEN, error)
-        _answer_later(request, self._authenticate_and_act(request))
-        return NOT_DONE_YET
+        return answer_later(request, self._authenticate_and_act(request), _BROKEN)
 
     async def _authenticate_and_act(self, request: BoundedRequest) -> Reply:
         authorization = request.getHeader(b"Authorization")
@@ -189,20 +187,3 @@ def _field(request: BoundedRequest, name: bytes) -> str:
     except ValueError:
         return ""
     return fields.get(name, [b""])[0].decode("ascii", "replace")
-
-
-def _answer_later(request: BoundedRequest, replying: Coroutine[Deferred[Any], Any, Reply]) -> None:
-    """Send the reply that a coroutine returns, unless the client has disconnected."""
-    gone = request.notifyFinish()
-
-    async def finish() -> None:
-        try:
-            reply = await replying
-        except Exception:
-            Action._log.failure("{uri} failed", uri=request.uri)
-            reply = Reply.sentence(INTERNAL_SERVER_ERROR, "The agent failed; see its log.")
-        if not gone.called:
-            request.reply(reply)
-
-    gone.addErrback(lambda _: None)
-    Deferred.fromCoroutine(finish())

@@ -18,6 +18,7 @@ from opq_twisted.cli.fleet.changes import (
     widen,
 )
 from opq_twisted.cli.fleet.export import COLUMNS, export
+from opq_twisted.cli.fleet.operators import add_operator, add_token, operators, remove_operator
 from opq_twisted.cli.fleet.queries import HELD, audit, box, boxes, release, releases, status
 from opq_twisted.cli.parser import Command, Parser, add_command
 from opq_twisted.cli.program import run, say, say_json
@@ -31,7 +32,17 @@ _WAITING = (
     *("untrusted", "server"),
 )
 
+_OPERATORS, _OPERATORS_VARIABLE = (
+    "/var/lib/opq-update-server/operators",
+    "OPQ_FLEET_OPERATORS",
+)
+
+#: The commands that need the operators' file, and no server.
+_WITH_FILE = (operators, add_operator, add_token, remove_operator)
+
 _CHANGES = (hold, resume, widen, admit, distrust, forget)
+
+_ROLES = ("viewer", "operator")
 
 #: A century.
 _MAX_DAYS = 36525
@@ -43,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def migrate(options: argparse.Namespace) -> None:
-    """Make or migrate the tables of a database; the only command that needs no server."""
+    """Make or migrate the tables of a database; needs no server."""
     # Imported late: the packages for a database are needed for nothing else.
     from opq_twisted.cli.fleet.migrate import migrate as migrate_database
 
@@ -61,7 +72,8 @@ def make_parser() -> Parser:
         description="See which boxes run which release, and hold, slow or widen a rollout.",
         epilog="The exit code is 0 for success, 1 for a failure, and 2 for a wrong command line. "
         f"status, releases and release end with {HELD} if they show a release that is held. The "
-        f"default of --socket is {_SOCKET_VARIABLE} in the environment, or {_SOCKET}. The server "
+        f"default of --socket is {_SOCKET_VARIABLE} in the environment, or {_SOCKET}, and that of "
+        f"--operators {_OPERATORS_VARIABLE}, or {_OPERATORS}. The server "
         "lets in root, its own user, and the members of the group of the socket.",
     )
     parser.add_version()
@@ -70,7 +82,15 @@ def make_parser() -> Parser:
     def add(name: str, command: Command) -> Parser:
         sub = add_command(commands, name, command)
         sub.add_argument("--json", action="store_true", help="print JSON")
-        if command is not migrate:
+        if command in _WITH_FILE:
+            sub.add_argument(
+                "--operators",
+                type=Path,
+                metavar="FILE",
+                default=os.environ.get(_OPERATORS_VARIABLE) or _OPERATORS,
+                help=f"the file of --fleet-operators (default: {_OPERATORS_VARIABLE})",
+            )
+        elif command is not migrate:
             sub.add_argument(
                 "--socket",
                 metavar="PATH",
@@ -111,6 +131,19 @@ def make_parser() -> Parser:
     sub = add("export", export)
     sub.add_argument("what", choices=tuple(COLUMNS), metavar="WHAT", help="boxes or attempts")
     add("webhook-test", webhook_test)
+    add("operators", operators)
+    text = "the name, which the audit will have"
+    for name, command in (("add-operator", add_operator), ("add-token", add_token)):
+        sub = add(name, command)
+        sub.add_argument("name", metavar="NAME", help=text)
+        sub.add_argument(
+            "--role",
+            choices=_ROLES,
+            required=True,
+            help="a viewer only looks, an operator changes rollouts and keys, too",
+        )
+    text = "the name of a person or a program"
+    add("remove-operator", remove_operator).add_argument("name", metavar="NAME", help=text)
     sub = add("migrate", migrate)
     text = "the database: sqlite:///PATH or postgresql://..."
     sub.add_argument("--fleet-db", required=True, metavar="URL", help=text)

@@ -5,7 +5,6 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 from twisted.web.http import (
     BAD_REQUEST,
     CONFLICT,
@@ -14,7 +13,6 @@ from twisted.web.http import (
     OK,
     SERVICE_UNAVAILABLE,
 )
-from twisted.web.server import NOT_DONE_YET
 
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.audit import AuditNoteInvalid
@@ -22,10 +20,9 @@ from opq_twisted.fleet.keys.admission import NotAdmitted
 from opq_twisted.fleet.keys.removal import BoxUnknown
 from opq_twisted.fleet.rollouts.orders import RolloutUnknown
 from opq_twisted.fleet.store.errors import StoreUnavailable
+from opq_twisted.http.answer_later import answer_later
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
-
-_log = Logger()
 
 
 class RequestInvalid(OpqError):
@@ -42,22 +39,18 @@ _CODES: Mapping[type[OpqError], int] = {
 }
 
 
-def answer_later(
+def answer_in_json(
     request: BoundedRequest, answer: Coroutine[Deferred[Any], Any, Mapping[str, Any]]
 ) -> int:
     """Answer with what a coroutine returns, or with its error, unless the client goes away."""
-    gone = request.notifyFinish()
-    gone.addErrback(lambda _: None)
+    sentence = "Something went wrong in the server; its log says what."
+    broken = as_json(INTERNAL_SERVER_ERROR, {"error": sentence})
+    return answer_later(request, _reply(answer), broken)
 
-    async def finish() -> None:
-        reply = await _reply(answer)
-        if not gone.called:
-            request.reply(reply)
 
-    Deferred.fromCoroutine(finish()).addErrback(
-        lambda failure: _log.failure("{uri} failed", failure, uri=request.uri)
-    )
-    return NOT_DONE_YET
+def code_of(error: OpqError) -> int:
+    """Return the status for an error."""
+    return _CODES.get(type(error), CONFLICT)
 
 
 def as_json(code: int, content: Mapping[str, Any]) -> Reply:
@@ -69,10 +62,5 @@ async def _reply(answer: Coroutine[Deferred[Any], Any, Mapping[str, Any]]) -> Re
     try:
         return as_json(OK, await answer)
     except OpqError as error:
-        code = _CODES.get(type(error), CONFLICT)
         mistakes = {"mistakes": error.mistakes} if isinstance(error, NotAdmitted) else {}
-        return as_json(code, {"error": str(error), **mistakes})
-    except Exception:
-        _log.failure("a request of opq-fleet failed")
-        sentence = "Something went wrong in the server; its log says what."
-        return as_json(INTERNAL_SERVER_ERROR, {"error": sentence})
+        return as_json(code_of(error), {"error": str(error), **mistakes})

@@ -1,6 +1,7 @@
 """What `opq-fleet` can ask from the database."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from attrs import evolve
 from sqlalchemy import ColumnElement, Connection
@@ -58,8 +59,9 @@ class Queries:
         return _pages("rollouts", fields, "before", pages.list_rollouts)
 
     def audit(self, fields: Fields) -> Query:
-        """List the changes by people, the last one first."""
-        return _pages("changes", fields, "before", pages.list_changes)
+        """List the changes by people and by the engine, the last one first."""
+        query = partial(pages.list_changes, release=fields.number("release"))
+        return _pages("changes", fields, "before", query)
 
     def boxes(self, fields: Fields) -> Query:
         """List the keys of boxes that a filter lets through."""

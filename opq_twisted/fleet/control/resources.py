@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from opq_twisted.fleet.audit import AuditNote
-from opq_twisted.fleet.control.answers import answer_later
+from opq_twisted.fleet.control.answers import answer_in_json
 from opq_twisted.fleet.control.changes import MakeChange
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.overview import Content
@@ -24,7 +24,7 @@ class QueryResource(PlainResource):
 
     def render_GET(self, request: BoundedRequest) -> int:
         """Answer when the database has answered."""
-        return answer_later(request, self._read(request))
+        return answer_in_json(request, self._read(request))
 
     async def _read(self, request: BoundedRequest) -> Content:
         return await self._database.read(self._make_query(Fields.of_query(request)))
@@ -47,7 +47,7 @@ class ChangeResource(PlainResource):
 
     def render_POST(self, request: BoundedRequest) -> int:
         """Answer when the change is committed."""
-        return answer_later(request, self._write(request))
+        return answer_in_json(request, self._write(request))
 
     async def _write(self, request: BoundedRequest) -> Content:
         fields, uid = Fields.of_body(request), uid_of(request.channel.transport)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from opq_twisted.common.errors import OpqError
-from opq_twisted.fleet.control.answers import answer_later
+from opq_twisted.fleet.control.answers import answer_in_json
 from opq_twisted.fleet.control.overview import Content
 from opq_twisted.fleet.webhook.outbox import Event, make_body
 from opq_twisted.fleet.webhook.post import NotTaken, Poster
@@ -32,7 +32,7 @@ class WebhookTestResource(PlainResource):
 
     def render_POST(self, request: BoundedRequest) -> int:
         """Answer when the receiver has answered."""
-        return answer_later(request, self._test())
+        return answer_in_json(request, self._test())
 
     async def _test(self) -> Content:
         if self._poster is None:

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.fleet.control.answers import answer_later
+from opq_twisted.fleet.control.answers import answer_in_json
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from tests.helpers.http_exchange import Connection
@@ -23,7 +23,7 @@ class _Slow(PlainResource):
         self.found: Deferred[Mapping[str, Any]] = Deferred()
 
     def render_GET(self, request: BoundedRequest) -> int:
-        return answer_later(request, self._find())
+        return answer_in_json(request, self._find())
 
     async def _find(self) -> Mapping[str, Any]:
         return await self.found

@@ -1,0 +1,107 @@
+"""All actions of the page, and the sentences about what they have done."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from opq_twisted.fleet.control.answers import RequestInvalid
+from opq_twisted.fleet.control.changes import Change, Changes
+from opq_twisted.fleet.control.fields import Fields
+from opq_twisted.fleet.rollouts.rollout import percent
+from opq_twisted.fleet.store.states import RolloutState
+from opq_twisted.fleet.web.actions import Action
+from opq_twisted.trust.pace import ALL
+
+Content = Mapping[str, Any]
+
+
+def make_actions(changes: Changes, pace_changed: Callable[[], bool]) -> Sequence[Action]:
+    """
+    Make the actions.
+
+    :param pace_changed: called when the pace of a rollout was changed; returns whether this process
+        signs a new timestamp then.
+    """
+
+    def of_the_pace(content: Content) -> Content:
+        return {**content, "signs_here": pace_changed()}
+
+    def widen(fields: Fields) -> Change:
+        if fields.number("to_bp", ALL) is None:
+            # With the next step as the default, a second click would widen once more.
+            raise RequestInvalid("Give the share in to_bp, in hundredths of a percent.")
+        return changes.widen(fields)
+
+    def admit(fields: Fields) -> Change:
+        if not fields.text("key_id"):
+            return changes.admit(fields)
+        key = {"key_id": fields.text("key_id"), "box_id": fields.required_number("box_id")}
+        return changes.admit(Fields({"keys": [key]}))
+
+    return (
+        *(
+            Action(
+                name=name,
+                make_change=make_change,
+                describe=_describe_rollout,
+                place=lambda typed: f"/fleet#{typed.get('channel', '')}".rstrip("#"),
+                done=of_the_pace,
+            )
+            for name, make_change in (
+                ("hold", changes.hold),
+                ("resume", changes.resume),
+                ("widen", widen),
+            )
+        ),
+        Action(
+            name="admit",
+            make_change=admit,
+            describe=_describe_admission,
+            place=lambda typed: f"/fleet/box/{typed.get('key_id', '')}",
+        ),
+        Action(
+            name="distrust",
+            make_change=changes.distrust,
+            describe=_describe_distrust,
+            place=lambda typed: f"/fleet/box/{typed.get('key', '')}",
+        ),
+        Action(
+            name="forget",
+            make_change=changes.forget,
+            describe=_describe_removal,
+            place=lambda typed: "/fleet/boxes",
+        ),
+    )
+
+
+def _describe_rollout(content: Content) -> str:
+    share, ceiling = percent(content["bp"]), percent(content["ceiling_bp"])
+    how = {
+        RolloutState.HELD: f"held; it was at {share}",
+        RolloutState.DONE: f"for all boxes that the release key allows ({ceiling})",
+    }.get(content["state"], f"at {share} of {ceiling} that the release key allows")
+    return (
+        f"Release {content['release']} in {content['channel']} is {how}. Boxes see it at their "
+        "next check."
+    )
+
+
+def _describe_admission(content: Content) -> str:
+    replaced = content["replaced"]
+    more = f" It replaces {_count(replaced, 'older key')}." if replaced else ""
+    return f"Admitted: {_count(content['admitted'], 'key')}.{more}"
+
+
+def _describe_distrust(content: Content) -> str:
+    return (
+        f"The key {content['key_id']} of box {content['box_id'] or '-'} is distrusted. To trust it "
+        "again, admit it."
+    )
+
+
+def _describe_removal(content: Content) -> str:
+    keys, attempts = _count(content["keys"], "key"), _count(content["attempts"], "attempt")
+    return f"Deleted: {keys} and {attempts}."
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
