@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.fleet.control.site import make_control, make_root
-from opq_twisted.fleet.control.webhook_test import WebhookTestResource
+from opq_twisted.fleet.control.try_webhook import WebhookTestResource
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.engine.service import Engine
 from opq_twisted.fleet.engine.timing import Timing
