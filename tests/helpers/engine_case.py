@@ -71,11 +71,15 @@ class EngineCase(StoreCase):
             for number in range(1, self.boxes + 1)
         }
 
-    def make_engine(self) -> Engine:
-        """Make the engine of another process."""
+    def make_engine(self, clock: Clock | None = None, timing: Timing = TIMING) -> Engine:
+        """
+        Make the engine of another process.
+
+        :param clock: starts its runs, if the service is started.
+        """
         judge = Judge(
             mode=self.mode,
-            timing=TIMING,
+            timing=timing,
             hours=self.hours,
             metadata_problem=lambda: self.problem,
         )
@@ -88,10 +92,10 @@ class EngineCase(StoreCase):
             return found
 
         return Engine(
-            Clock(),
+            clock or Clock(),
             self.database,
             lambda: self.time,
-            TIMING,
+            timing,
             self.mode,
             assess,
             notify=self.tell,

@@ -17,6 +17,12 @@ from opq_twisted.fleet.webhook.outbox import Event, Notify
 #: The name of the engine in the audit.
 WHO = "engine"
 
+#: No box goes back because of a hold, and only the release key offers another release.
+_ADVICE = (
+    " If it is bad, publish a better one, or offer the one before again: opq-release withdraw. If "
+    "the boxes are bad for another reason: opq-fleet resume {release}."
+)
+
 
 class Executor:
     """Does what the mode allows, and otherwise says once what somebody should do."""
@@ -78,7 +84,7 @@ class _Step:
     def hold(self) -> None:
         """Let no more boxes install the release."""
         orders.hold(self._connection, self._order())
-        self._tell(Event.HELD, f"was held at {percent(self._rollout.bp)}.")
+        self._tell(Event.HELD, f"was held at {percent(self._rollout.bp)}.", advice=_ADVICE)
 
     def widen(self) -> None:
         """Let more boxes install the release."""
@@ -135,14 +141,16 @@ class _Step:
         )
         return True
 
-    def _tell(self, event: Event, clause: str, because: str | None = None) -> None:
+    def _tell(
+        self, event: Event, clause: str, because: str | None = None, advice: str = ""
+    ) -> None:
         known = self._rollout
         self._notify(
             self._connection,
             self._now,
             event,
             f"Release {known.release} in the channel {known.channel} {clause} "
-            f"{because or self._because}",
+            f"{because or self._because}{advice.format(release=known.release)}",
             channel=known.channel,
             release=known.release,
             numbers=self._assessment.to_json(),

@@ -3,8 +3,10 @@
 from threading import Thread
 
 from sqlalchemy import select
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.queries.outcomes import count_results
 from opq_twisted.fleet.queries.silence import Silence
 from opq_twisted.fleet.rollouts.orders import hold, resume, widen
@@ -63,6 +65,7 @@ class AutoTests(EngineCase):
         self.assertIn("3 of 5 boxes are bad (unhealthy-service 2, fell-over 1)", row.because)
         self.assertEqual(held.sentence, row.because)
         self.assertEqual([event for event, _ in self.told], [Event.FIRST_BAD, Event.HELD])
+        self.assertIn(f"opq-fleet resume {NEW}.", self.told[1][1])
         self.assertEqual(self.paces_changed, 1)
 
     def test_done(self) -> None:
@@ -342,6 +345,25 @@ class TwoEnginesTests(EngineCase):
         self.assertEqual(self.words(), ["engine: widen"] * 2)
         self.run_engine()
         self.assertEqual(self.words(), ["engine: widen"] * 2)
+
+    def test_within_a_minute(self) -> None:
+        """A bad release is held within a minute after the process was killed that decided."""
+        clock = Clock()
+        first, second = (self.make_engine(clock, Timing()) for _ in range(2))
+        self.announce()
+        for service in (first, second):
+            service.startService()
+            self.addCleanup(service.stopService)
+        self.pass_seconds(clock, 100)
+        first.stopService()
+        self.install([1, 2, 3], "returned", "fell-over")
+        self.pass_seconds(clock, 60)
+        self.assertEqual(self.words(), ["engine: hold"])
+
+    def pass_seconds(self, clock: Clock, seconds: int) -> None:
+        for _ in range(seconds // 5):
+            self.time += 5
+            clock.advance(5)
 
     def take_over(self) -> None:
         """Let another engine run, after this one was stopped for hours."""
