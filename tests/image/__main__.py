@@ -258,6 +258,8 @@ def composes(docker: Docker) -> None:
         must(status == "403", f"Everybody may read the metrics: {status}.")
         observed()
         must("0 boxes" in fleet_status(docker), "opq-fleet shows no fleet.")
+        page = "curl -so /dev/null -w '%{http_code}' http://127.0.0.1:8152/fleet"
+        must(docker.type(page) == "401", "The page of the fleet is not there.")
     say("passed: composed, with a cache, a fleet, and a Prometheus that knows the alerts")
 
 
@@ -292,7 +294,9 @@ def composes_signed(docker: Docker) -> None:
     """Run the server with a key behind nginx."""
     updates = docker.folder / "keys" / "updates"
     (updates / "tuf" / "timestamp.json").unlink()
-    docker.type(f"install -d -o {_SIGNER} -g {_SIGNER} -m 700 {docker.folder}/fleet")
+    owner = f"-o {_SIGNER} -g {_SIGNER}"
+    docker.type(f"install -d {owner} -m 700 {docker.folder}/fleet")
+    docker.type(f"install {owner} -m 600 /dev/null {docker.folder}/fleet/operators")
     port = free_port()
     environment = shlex.join(
         (

@@ -6,6 +6,7 @@ import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted import __version__
+from opq_twisted.server.service import Options
 from tests.helpers.project import PROJECT
 
 SERVER = PROJECT / "deploy" / "server"
@@ -33,6 +34,14 @@ class TestContainer(SynchronousTestCase):
         ]
         self.assertEqual(len(mounted), 6)
         self.assertEqual([path for path in mounted if not (SERVER / path).is_file()], [])
+
+    def test_options(self) -> None:
+        """The server understands its command lines."""
+        for file in ("compose.yaml", "compose.signed.yaml"):
+            command = services(file)["server"]["command"]
+            options = Options()
+            options.parseOptions([each.replace("${ROLLOUTS:-observe}", "ask") for each in command])
+            self.assertTrue(options["fleet-db"].startswith("sqlite:////var/lib/"))
 
     def test_signed(self) -> None:
         """With a key the server keeps the options that it has without one."""
