@@ -1,15 +1,16 @@
-"""Takes pictures of the box's page and of the server's list: `make screenshots`."""
+"""Takes pictures of the pages of the box, the server and the fleet: `make screenshots`."""
 
 import base64
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from playwright.sync_api import Browser
 
-from tests.browser import listing_gallery
+from tests.browser import fleet_gallery, listing_gallery
 from tests.browser.chromium import browser
 
 #: The folder of the pictures.
@@ -52,6 +53,8 @@ def main() -> int:
         page = chromium.new_page(color_scheme="light", viewport={"width": 1280, "height": 400})
         page.goto(urls["signed"])
         page.screenshot(path=FOLDER / "releases.png", full_page=True)
+    with fleet_gallery.served() as urls, browser() as chromium:
+        _take_fleet(chromium, urls)
     gallery = subprocess.Popen(
         [sys.executable, "-m", "tests.browser.gallery"], stdout=subprocess.PIPE, text=True
     )
@@ -79,19 +82,46 @@ def _make_sheet(
     columns: int,
 ) -> None:
     """Make one picture of all states."""
+    pictures = {state: _take(chromium, port, scheme, width, part) for state, port in ports.items()}
+    _write_sheet(chromium, f"states-{scheme}-{width}", pictures, columns)
+
+
+def _write_sheet(chromium: Browser, name: str, pictures: Mapping[str, bytes], columns: int) -> None:
+    """Write pictures, with their names, as one."""
     sheet = _SHEET % columns
-    for state, port in ports.items():
-        picture = base64.b64encode(_take(chromium, port, scheme, width, part)).decode()
+    for state, png in pictures.items():
         sheet += (
             f"<figure><figcaption>{state}</figcaption>"
-            f'<img src="data:image/png;base64,{picture}"></figure>'
+            f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
         )
     page = chromium.new_page(viewport={"width": 1500, "height": 400})
     page.set_content(sheet, wait_until="load")
-    png = base64.b64encode(page.screenshot(full_page=True)).decode()
-    webp = base64.b64decode(page.evaluate(_TO_WEBP, png))
-    (FOLDER / f"states-{scheme}-{width}.webp").write_bytes(webp)
+    encoded = base64.b64encode(page.screenshot(full_page=True)).decode()
+    webp = base64.b64decode(page.evaluate(_TO_WEBP, encoded))
+    (FOLDER / f"{name}.webp").write_bytes(webp)
     page.close()
+
+
+def _take_fleet(chromium: Browser, urls: Mapping[str, str]) -> None:
+    """Take the pictures of the page of the fleet."""
+    (FOLDER / "fleet.png").write_bytes(_take_whole(chromium, urls["baking"], "light", 1280))
+    sheets: tuple[tuple[Literal["light", "dark"], int, int], ...] = (
+        ("light", 1280, 5),
+        ("dark", 390, 7),
+    )
+    for scheme, width, columns in sheets:
+        pictures = {state: _take_whole(chromium, url, scheme, width) for state, url in urls.items()}
+        _write_sheet(chromium, f"fleet-{scheme}-{width}", pictures, columns)
+
+
+def _take_whole(chromium: Browser, url: str, scheme: Literal["light", "dark"], width: int) -> bytes:
+    page = chromium.new_page(
+        color_scheme=scheme, viewport={"width": width, "height": 360}, reduced_motion="reduce"
+    )
+    page.goto(url)
+    picture = page.screenshot(full_page=True)
+    page.close()
+    return picture
 
 
 def _take(

@@ -330,13 +330,21 @@ def boxes(**changes: Any) -> Content:
     }
 
 
+_SHARES = [
+    {"at": NOW - 34 * _HOUR, "held": False, "bp": 100},
+    {"at": NOW - 25 * _HOUR, "held": True, "bp": 100},
+    {"at": NOW - 20 * _HOUR, "held": False, "bp": 100},
+    {"at": NOW - 10 * _HOUR, "held": False, "bp": 500},
+]
+
+
 def release(**changes: Any) -> Content:
     """Return a release that is rolled out."""
     return {
         "time": NOW,
         "rollouts": "auto",
         "release": NEW,
-        "channels": [channel()],
+        "channels": [channel(shares=_SHARES)],
         "boxes": 212,
         "bad": [
             {
@@ -399,7 +407,9 @@ def new_box() -> Content:
 
 def old_release() -> Content:
     """Return a release that nobody has tried."""
-    quiet = channel(state="superseded", outcomes=[], assessment=None, bad_boxes={}, critical=True)
+    quiet = channel(
+        state="superseded", outcomes=[], assessment=None, bad_boxes={}, critical=True, shares=[]
+    )
     return release(channels=[quiet], boxes=1, bad=[], changes=[])
 
 

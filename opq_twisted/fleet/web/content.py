@@ -9,6 +9,7 @@ from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.engine.outages import find_fleet_outage
 from opq_twisted.fleet.queries.bad_boxes import name_bad_boxes
 from opq_twisted.fleet.queries.history import read_history
+from opq_twisted.fleet.queries.shares import read_shares
 from opq_twisted.fleet.queries.silence import Silence
 from opq_twisted.fleet.store.schema import audit
 
@@ -17,25 +18,39 @@ Content = Mapping[str, Any]
 
 def overview_content(connection: Connection, status: Content, now: float, judge: Judge) -> Content:
     """
-    Add the history, and to each rollout what `release_content` adds.
+    Add the history, and to each rollout its bad boxes, who has held it, and whether all are silent.
 
     :param status: the state of the fleet, as `opq-fleet status --json` shows it.
     :param now: seconds since the epoch.
     """
     current = [each["release"] for each in status["channels"]]
     return {
-        **release_content(connection, status, now, judge),
+        **_with_details(connection, status, now, judge),
         "history": read_history(connection, now, current),
     }
 
 
 def release_content(connection: Connection, found: Content, now: float, judge: Judge) -> Content:
     """
-    Add to each rollout its bad boxes, who has held it, and since when all boxes are silent.
+    Add to each rollout what the overview has of it, and its shares over time.
 
     :param found: the state of a release, as `opq-fleet release --json` shows it.
     :param now: seconds since the epoch.
     """
+    found = _with_details(connection, found, now, judge)
+    channels = [
+        {
+            **each,
+            "shares": read_shares(
+                connection, each["channel"], each["release"], each["announced_at"]
+            ),
+        }
+        for each in found["channels"]
+    ]
+    return {**found, "channels": channels}
+
+
+def _with_details(connection: Connection, found: Content, now: float, judge: Judge) -> Content:
     channels = found["channels"]
     silence = judge.silence(connection, now, {each["channel"] for each in channels})
     return {**found, "channels": [_detailed(connection, each, silence) for each in channels]}

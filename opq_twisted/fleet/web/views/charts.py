@@ -9,6 +9,9 @@ from attrs import frozen
 #: The size of the view box; the page stretches it.
 WIDTH, HEIGHT = 600, 160
 
+#: The height of a chart of few numbers.
+_LOW = 60
+
 #: What a scale may end at, in powers of ten: its half must be a whole number.
 _ENDS = (2, 4, 6, 8, 10)
 
@@ -76,6 +79,27 @@ def bars(title: str, description: str, series: Sequence[Series]) -> Chart:
                 _bar(root, each.name, number, len(days), bottom, height)
                 bottom += height
     return _chart(root, top)
+
+
+def share_steps(
+    title: str, description: str, shares: Sequence[tuple[float, float, str]], end: float
+) -> str:
+    """
+    Draw how a share changes.
+
+    :param shares: for each change its time, the share after it (from 0 to 1), and its class.
+    :param end: the time at the right edge.
+    """
+    root = _root(title, description, _LOW)
+    start = min([end, *(at for at, _, _ in shares)])
+    scale = WIDTH / (end - start) if end > start else 0.0
+    following = [*(at for at, _, _ in shares[1:]), end]
+    for (at, share, name), until in zip(shares, following, strict=False):
+        # A clock that was set back has written times in the wrong order.
+        x, width = scale * (min(at, end) - start), scale * max(0.0, min(until, end) - at)
+        height = max(_LEAST, _LOW * min(1.0, max(0.0, share)))
+        _add(root, "rect", x=x, y=_LOW - height, width=width, height=height, **{"class": name})
+    return _text(root)
 
 
 def share_bar(title: str, parts: Iterable[tuple[str, int]], whole: int) -> str:

@@ -65,10 +65,10 @@ def age(seconds: float | None, now: float) -> Markup:
     return _element(time, wording.age(now - seconds))
 
 
-def built(release: int | None) -> str:
-    """Format when a release was built, which is its version; empty if that is no time."""
+def built(release: int | None) -> Markup:
+    """Format as HTML when a release was built, which is its version; empty if that is no time."""
     time = None if release is None else _time(release)
-    return "" if time is None else f"{time:%-d %b %Y, %H:%M}"
+    return Markup("") if time is None else _element(time, f"{time:%-d %b %Y}")
 
 
 def clock(seconds: float) -> Markup:

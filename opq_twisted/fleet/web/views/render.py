@@ -1,9 +1,11 @@
 """Renders the pages of the fleet as HTML."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from opq_twisted.fleet.web.views import words
+from opq_twisted.fleet.web.views.charts import share_steps
 from opq_twisted.fleet.web.views.history import describe_history
 from opq_twisted.fleet.web.views.parts import render_channel, render_parts
 from opq_twisted.fleet.web.views.templates import fill
@@ -53,7 +55,20 @@ def box(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
 def release(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
     """Render a release, with its rollout in each channel."""
     parts = {each["channel"]: render_channel(each, content, viewer) for each in content["channels"]}
-    return _page("release", {"content": content, "parts": parts}, content, viewer, done)
+    shares = {each["channel"]: _draw_shares(each, content["time"]) for each in content["channels"]}
+    values = {"content": content, "parts": parts, "shares": shares}
+    return _page("release", values, content, viewer, done)
+
+
+def _draw_shares(channel: _Content, now: float) -> str:
+    """Draw the share of a rollout over time; empty if it has not changed."""
+    # A square root, because the first steps are small.
+    shares = [
+        (each["at"], math.sqrt(each["bp"] / 10_000), "hollow" if each["held"] else "s0")
+        for each in channel["shares"]
+    ]
+    description = "The share of the boxes that might install it; hollow while it was held."
+    return share_steps("Share over time", description, shares, now) if shares else ""
 
 
 def audit(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:

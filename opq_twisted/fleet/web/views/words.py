@@ -64,6 +64,7 @@ ACTIONS: Mapping[str, str] = {
     "would-hold": "would have held",
     "ask": "asks about",
     "first-bad": "saw the first bad box of",
+    "enrolment": "saw new keys",
     "fleet-silent": "found the fleet silent",
     "fleet-heard": "hears the fleet again",
     "admit": "admitted",

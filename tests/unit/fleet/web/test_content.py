@@ -66,7 +66,11 @@ class ContentTests(StoreCase):
             found = release_page(connection, NEW, NOW, self.judge)
             return release_content(connection, found, NOW, self.judge)
 
-        page = render.release(self.read(read), VIEWER).decode()
+        found = self.read(read)
+        shares = [(each["held"], each["bp"]) for each in found["channels"][0]["shares"]]
+        self.assertEqual(shares, [(False, 500), (True, 500)])
+        page = render.release(found, VIEWER).decode()
+        self.assertIn("Share over time", page)
         self.assertIn("Held by ben", page)
         self.assertIn('<a href="/fleet/box/7">7</a>: went back (fell-over)', page)
 

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.fleet.web.views.charts import HEIGHT, WIDTH, Series, bars, share_bar, stacked_area
+from opq_twisted.fleet.web.views.charts import (
+    HEIGHT,
+    WIDTH,
+    Series,
+    bars,
+    share_bar,
+    share_steps,
+    stacked_area,
+)
 from tests.helpers.torture import examples
 
 _NUMBERS = st.one_of(st.none(), st.integers(-5, 10**12))
@@ -73,6 +81,18 @@ class ChartTests(SynchronousTestCase):
         shapes = _shapes(share_bar(title, parts, sum(numbers) + rest), 12)
         self.assertEqual(len(shapes), sum(number > 0 for number in numbers))
         self.assertTrue(all(float(each.get("width", "")) >= 5.9 for each in shapes))
+
+    @examples(60)
+    @given(
+        st.lists(
+            st.tuples(st.floats(0, 2e9), st.floats(-1, 2), st.sampled_from(("s0", "bad"))),
+            max_size=5,
+        ),
+        st.floats(0, 2e9),
+    )
+    def test_steps(self, shares: Sequence[tuple[float, float, str]], end: float) -> None:
+        """Each change is within the view box, also if the clock was set back."""
+        self.assertEqual(len(_shapes(share_steps("a", "b", shares, end), 60)), len(shares))
 
     def test_empty(self) -> None:
         """Without numbers only the lines are there."""

@@ -1,0 +1,47 @@
+"""The page of the fleet in a real browser, in each of its states."""
+
+from functools import partial
+from typing import Any
+
+from playwright.sync_api import ConsoleMessage
+
+from tests.browser import chromium, fleet_gallery
+from tests.functional.processes import skip
+from tests.helpers.torture import sample
+
+#: Colour schemes and widths.
+LOOKS: tuple[tuple[Any, int], ...] = (("light", 1280), ("dark", 390))
+
+#: Opens all forms and tables at once.
+_OPEN = """for (const details of document.querySelectorAll("details")) {
+  details.removeAttribute("name");
+  details.open = true;
+}"""
+
+#: States that show most of what there is.
+ALWAYS = ("held", "boxes")
+
+
+def hear(refused: list[str], message: ConsoleMessage) -> None:
+    """Remember what the browser says."""
+    refused.append(message.text)
+
+
+def test_accessible() -> None:
+    """Light and wide or dark and narrow, axe finds nothing, and the browser refuses nothing."""
+    if chromium.path() is None:
+        skip("this test needs Debian's package chromium: install it and run again")
+    with fleet_gallery.served() as urls, chromium.browser() as browser:
+        for state in {*ALWAYS, *sample([*urls], 2)}:
+            for scheme, width in LOOKS:
+                page = browser.new_page(
+                    color_scheme=scheme, viewport={"width": width, "height": 700}
+                )
+                refused: list[str] = []
+                page.on("console", partial(hear, refused))
+                page.goto(urls[state])
+                found = chromium.complaints(page)
+                page.evaluate(_OPEN)
+                found += chromium.complaints(page)
+                assert found + refused == [], (state, scheme, width)
+                page.close()
