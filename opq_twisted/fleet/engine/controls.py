@@ -16,7 +16,7 @@ _PROMISE = 86400.0
 _LEAST_MISSING = 3
 
 #: Times of reports are counted together if so many of them are in the slack.
-_PARTS = 60
+_PARTS = 12
 
 
 def read_control_group(

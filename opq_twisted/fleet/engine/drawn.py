@@ -2,10 +2,11 @@
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
+from opq_twisted.fleet.queries.outcomes import has_failed
 from opq_twisted.fleet.rollouts.rollout import Rollout
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import COUNTED
-from opq_twisted.report.codes import Outcome, Waiting
+from opq_twisted.report.codes import Waiting
 
 
 def count_drawn(
@@ -20,25 +21,20 @@ def count_drawn(
     :param counts: the condition for the keys that count.
     """
     # A box whose attempt was successful runs the release: it need not be looked up.
-    others = select(attempt.c.box).where(
-        attempt.c.release == each.release, attempt.c.outcome.is_distinct_from(Outcome.UPDATED)
-    )
+    tried = select(attempt.c.box).where(attempt.c.release == each.release)
+    failed = box.c.id.in_(tried.where(has_failed()))
+    under_way = box.c.id.in_(tried.where(attempt.c.outcome.is_(None)))
     runs = box.c.release == each.release
-    ended = or_(runs, box.c.id.in_(others.where(attempt.c.outcome.is_not(None))))
-    is_drawn = or_(
-        runs,
-        and_(
-            box.c.install == "automatic",
-            or_(box.c.waiting.is_(None), box.c.waiting.not_in((Waiting.TURN, Waiting.HELD))),
-        ),
-        box.c.id.in_(others),
+    would_try = and_(
+        box.c.install == "automatic",
+        or_(box.c.waiting.is_(None), box.c.waiting.not_in((Waiting.TURN, Waiting.HELD))),
     )
-    query = select(func.count(), func.sum(case((ended, 1), else_=0))).where(
+    query = select(func.count(), func.sum(case((or_(runs, failed), 1), else_=0))).where(
         counts,
         box.c.state.in_(COUNTED),
         box.c.last_seen >= each.since,
         or_(box.c.release.is_(None), box.c.release <= each.release),
-        is_drawn,
+        or_(runs, would_try, failed, under_way),
     )
     drawn, through = connection.execute(query).one()
     return drawn, int(through or 0)

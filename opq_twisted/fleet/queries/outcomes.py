@@ -13,6 +13,7 @@ from sqlalchemy import (
     case,
     exists,
     func,
+    or_,
     select,
     true,
     union_all,
@@ -21,6 +22,7 @@ from sqlalchemy import (
 from opq_twisted.fleet.queries.silence import Silence, is_silent
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import TRIED
+from opq_twisted.fleet.store.unindexed import unindexed
 from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome, Reason
 
 #: An attempt that is under way, and one whose box has been silent since it began to install.
@@ -94,9 +96,9 @@ def count_results(
     if received_after is not None:
         tried = and_(tried, attempt.c.received > received_after)
     flag = case((true() if counts is None else counts, 1), else_=0)
-    in_channel = and_(box.c.channel == channel, box.c.state.in_(TRIED))
+    in_channel = and_(unindexed(box.c.channel) == channel, box.c.state.in_(TRIED))
     # Nearly all attempts succeed. For these, counting is enough; it needs nothing but an index.
-    updated = Counter(dict(_count_updated(connection, tried, flag, in_channel)))
+    updated = _count_updated(connection, tried, flag, in_channel)
     found = []
     for each in connection.execute(_others(tried, silence, flag, in_channel)):
         outcome, reason = _RESULTS[each.rank]
@@ -121,6 +123,12 @@ def count_results(
     return sorted(found, key=lambda each: -_RANKS[each.outcome, each.reason])
 
 
+def has_failed() -> ColumnElement[bool]:
+    """Return the condition that an attempt has ended and was not successful."""
+    # PostgreSQL finds these by the index, but it reads all rows for a "!=".
+    return or_(attempt.c.outcome < Outcome.UPDATED, attempt.c.outcome > Outcome.UPDATED)
+
+
 def merge(results: Iterable[Result]) -> list[Result]:
     """Add up the boxes with the same outcome and reason; the order stays."""
     boxes = Counter[tuple[str, str]]()
@@ -137,17 +145,14 @@ def _count_updated(
     tried: ColumnElement[bool],
     flag: ColumnElement[int],
     in_channel: ColumnElement[bool],
-) -> list[tuple[int, int]]:
+) -> Counter[int]:
     """Count the boxes with an attempt that succeeded, by whether they count."""
-    boxes = select(attempt.c.box).where(tried, attempt.c.outcome == Outcome.UPDATED).distinct()
-    found = boxes.subquery()
-    query = (
-        select(flag, func.count())
-        .select_from(found.join(box, box.c.id == found.c.box))
-        .where(in_channel)
-        .group_by(flag)
+    boxes = select(attempt.c.box).where(tried, attempt.c.outcome == Outcome.UPDATED)
+    query = select(func.count(), func.coalesce(func.sum(flag), 0)).where(
+        in_channel, box.c.id.in_(boxes)
     )
-    return [(counted, number) for counted, number in connection.execute(query)]
+    all_boxes, counted = connection.execute(query).one()
+    return Counter({1: int(counted), 0: all_boxes - int(counted)})
 
 
 def _others(
@@ -182,9 +187,7 @@ def _ended(tried: ColumnElement[bool]) -> Select[Any]:
         (attempt.c.outcome == Outcome.RETURNED, _ranks_of(Outcome.RETURNED)),
         else_=_ranks_of(Outcome.FAILED),
     )
-    return select(attempt.c.box, rank.label("rank")).where(
-        tried, attempt.c.outcome != Outcome.UPDATED
-    )
+    return select(attempt.c.box, rank.label("rank")).where(tried, has_failed())
 
 
 def _ranks_of(outcome: Outcome) -> ColumnElement[int]:
