@@ -46,6 +46,7 @@ RELEASE = 1547860803
 _NGINX = "tests/functional/test_nginx.py"
 _OPERATOR = "tests/functional/test_opq_box.py"
 _PACKAGING = "tests/functional/test_packaging.py"
+_PAGE = "tests/functional/test_fleet_page.py"
 _FLEET, _BACKUP = "tests/functional/test_opq_fleet.py", "tests/unit/fleet/store/test_backup.py"
 _DEB, _IMAGE, _VM = "tests/deb/__main__.py", "tests/image/__main__.py", "tests/vm/package.py"
 
@@ -147,6 +148,19 @@ ELSEWHERE = {
         _FLEET,
         '"hold", RELEASE, "--because"',
     ),
+    "opq-fleet add-operator anna --role operator": (
+        "tests/unit/cli/fleet/test_operators.py",
+        '"add-operator", name, "--role"',
+    ),
+    'curl --header "Authorization: Bearer $TOKEN" http://127.0.0.1:8152/fleet': (
+        _PAGE,
+        "Authorization: Bearer {TOKEN}",
+    ),
+    "cp deploy/server/nginx-fleet.conf /etc/nginx/sites-available/opq-fleet": (
+        _PAGE,
+        "nginx-fleet.conf",
+    ),
+    "ln -s ../sites-available/opq-fleet /etc/nginx/sites-enabled/": (_PAGE, "nginx.conf"),
     "opq-fleet migrate --fleet-db postgresql://opq@db.example.org/fleet": (
         "tests/unit/cli/fleet/test_main.py",
         '"migrate", "--fleet-db", url',

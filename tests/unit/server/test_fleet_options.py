@@ -69,6 +69,9 @@ class FleetOptionsTests(SynchronousTestCase):
             ("widen-hours", "Mon-Thu/08-16"),
             ("shorten-rollouts", "10"),
             ("fleet-socket", "/x"),
+            ("fleet-operators", "/x"),
+            ("fleet-port", "8152"),
+            ("fleet-host", "fleet.example"),
         ):
             self.assertEqual(
                 self.refusal(f"--{option}", value), f"--{option} is of no use without --fleet-db."
@@ -171,6 +174,24 @@ class FleetOptionsTests(SynchronousTestCase):
             error = self.assertRaises(WrongCommandLine, self.start, *options, "--webhook", url)
             self.assertIn("--webhook: give a URL such as https://chat.example.org", str(error))
             self.assertNotIn("sesame", str(error))
+
+    def test_page(self) -> None:
+        """The page needs a file of operators without mistakes, and a port."""
+        options = ("--fleet-db", self.url)
+        for option, value in (("fleet-port", "8152"), ("fleet-host", "fleet.example")):
+            self.assertEqual(
+                self.refusal(*options, f"--{option}", value),
+                f"--{option} is of no use without --fleet-operators FILE.",
+            )
+        operators = self.folder / "operators"
+        page = (*options, "--fleet-operators", operators)
+        self.assertIn("cannot be read: No such file", self.refusal(*page))
+        operators.write_text("anna\n")
+        operators.chmod(0o640)
+        self.assertIn("line 1: there must be a name", self.refusal(*page))
+        operators.write_text("")
+        self.assertIn("--fleet-port tcp:x: ", self.refusal(*page, "--fleet-port", "tcp:x"))
+        self.start(*page, "--fleet-port", "tcp:0", "--fleet-host", "fleet.example, other.example")
 
     def test_nothing_imported(self) -> None:
         """Without a database, nothing of the fleet is in memory."""
