@@ -8,7 +8,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from demo.box import Box
-from demo.programs import ROOT, START_TIMEOUT, free_port, kill_orphans, run
+from demo.folder import claim_port
+from demo.programs import ROOT, START_TIMEOUT, kill_orphans, run
 from demo.signer import Signer
 from demo.terminal import DemoFailed, say, step
 from demo.update_server import start_server
@@ -68,7 +69,7 @@ class OneBoxDemo:
 
     def _start_box(self, running: ExitStack, server_port: int, archive: Path) -> Box:
         """Start the box with the archive of its release, and wait until it finds the update."""
-        box = Box(self._folder, self._prefix, free_port(8080))
+        box = Box(self._folder, self._prefix, claim_port(8080))
         settings = {
             "prefix": str(self._prefix),
             "log": str(self._folder / "box_update.log"),

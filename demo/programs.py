@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -20,24 +19,25 @@ START_TIMEOUT = 60.0
 ENVIRONMENT = {**os.environ, "OPQ_SYSTEMD": "no", "OPQ_PYTHON": sys.executable}
 
 
-def run(*command: str | Path, folder: Path = ROOT, **environment: str) -> None:
+def run(*command: str | Path, folder: Path = ROOT, given: str = "", **environment: str) -> None:
     """
     Run a program to its end, and keep its output to itself.
 
+    :param given: its standard input.
     :raises DemoFailed: if it fails; the text has its output.
     """
     with subprocess.Popen(
         command,
         cwd=folder,
         env={**ENVIRONMENT, **environment},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
     ) as program:
         try:
-            output = wait(program)
+            output = wait(program, given)
         except KeyboardInterrupt:
             program.terminate()
             raise
@@ -45,12 +45,14 @@ def run(*command: str | Path, folder: Path = ROOT, **environment: str) -> None:
         raise DemoFailed(f"{output}This step failed: see above.")
 
 
-def wait(program: subprocess.Popen[str]) -> str:
-    """Wait for the end of a program; returns its output."""
+def wait(program: subprocess.Popen[str], given: str = "") -> str:
+    """Give a program its input, and wait for its end; returns its output."""
     while True:
         # Without a timeout, a signal that comes just before the wait would not end it.
         with suppress(subprocess.TimeoutExpired):
-            return program.communicate(timeout=0.5)[0]
+            return program.communicate(given, timeout=0.5)[0]
+        # It goes on with the rest by itself.
+        given = ""
 
 
 def kill_orphans() -> None:
@@ -70,17 +72,3 @@ def fetch(port: int, path: str, data: bytes | None = None) -> bytes:
     with urllib.request.urlopen(request, timeout=30) as answer:
         content: bytes = answer.read()
     return content
-
-
-def free_port(preferred: int) -> int:
-    """Find a free port, the preferred one or one of the next if possible."""
-    for port in (*range(preferred, preferred + 10), 0):
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            number: int = listener.getsockname()[1]
-            return number
-    raise DemoFailed("No TCP port is free on this machine.")

@@ -9,7 +9,8 @@ from typing import NoReturn
 
 from attrs import frozen
 
-from demo.programs import START_TIMEOUT, fetch, free_port
+from demo.folder import claim_port
+from demo.programs import START_TIMEOUT, fetch
 from demo.signer import Signer
 from demo.terminal import DemoFailed
 
@@ -35,7 +36,7 @@ def start_server(running: ExitStack, folder: Path, signer: Signer, *options: str
     :param running: ends it.
     :raises DemoFailed: if it does not start.
     """
-    port = free_port(8151)
+    port = claim_port(8151)
     log = folder / "server.log"
     command = [
         str(Path(sys.executable).with_name("opq-update-server")),

@@ -4,6 +4,7 @@ import os
 import pty
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,17 @@ class FolderTests(SynchronousTestCase):
         self.assertEqual(demo_folder.claim_folder(), self.demos / "2")
         self.assertEqual(list((self.demos / "1").iterdir()), [])
         self.assertTrue((self.demos / "3" / "old").exists())
+
+    def test_own_ports(self) -> None:
+        """Each demo has its own ports, also before its programs listen there."""
+        self.demos.mkdir()
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            claimed = {demo_folder.claim_port(port) for _ in range(3)}
+        self.assertEqual(len(claimed), 3)
+        self.assertNotIn(port, claimed)
 
     def test_no_folder(self) -> None:
         """If there can be none, a sentence says what to do."""
