@@ -5,6 +5,7 @@ from collections.abc import Collection
 from sqlalchemy import Connection
 
 from opq_twisted.fleet.engine.assessment import Assessment, Before
+from opq_twisted.fleet.engine.control_group import Controls
 from opq_twisted.fleet.engine.controls import read_control_group
 from opq_twisted.fleet.engine.counted import (
     Counts,
@@ -85,15 +86,10 @@ def _judge(
         return is_judged and then.can_tell and not then.are_silent
 
     before = _before(connection, each, now, timing, hearing.silence)
-    usual = group.since(now - timing.silence)
     evidence = _evidence(
         sum_up(judged, is_clear),
         count_drawn(connection, each, counts),
-        SequentialTest.after(
-            before.bad if before else 0,
-            before.boxes if before else 0,
-            usual.share if usual.can_tell else 0.0,
-        ),
+        _test(before, group.since(now - timing.silence)),
     )
     circumstances = Circumstances(
         baked=hearing.server.between(each.since, now),
@@ -124,6 +120,14 @@ def _evidence(counts: Counts, drawn: tuple[int, int], test: SequentialTest) -> E
         ended=drawn[1],
         test=test,
     )
+
+
+def _test(before: Before | None, usual: Controls) -> SequentialTest:
+    """Make the test, from the release before and the boxes that fell silent without installing."""
+    silent = usual.share if usual.can_tell else 0.0
+    if before is None:
+        return SequentialTest.after(0, 0, silent)
+    return SequentialTest.after(before.bad, before.boxes, silent)
 
 
 def _before(

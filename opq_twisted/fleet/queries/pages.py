@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, literal, or_, se
 
 from opq_twisted.fleet.queries.census import is_counted
 from opq_twisted.fleet.store.schema import attempt, audit, box, rollout
+from opq_twisted.fleet.store.states import TRIED
 from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome
 
 #: Rows of a page.
@@ -93,7 +94,7 @@ def list_bad_boxes(connection: Connection, release: int, limit: int = 20) -> lis
     query = (
         select(box.c.box_id, box.c.key_id, attempt.c.outcome, attempt.c.reason, attempt.c.ended_at)
         .join(box, box.c.id == attempt.c.box)
-        .where(attempt.c.release == release, is_counted(), _is_bad())
+        .where(attempt.c.release == release, box.c.state.in_(TRIED), _is_bad())
         .order_by(attempt.c.outcome.desc(), attempt.c.reason, attempt.c.box)
     )
     return _rows(connection, query.limit(limit))
