@@ -54,7 +54,9 @@ class Engine(Heartbeat):
         :param now: gives the time of day, in seconds since the epoch.
         :param pace_changed: called when the pace of a rollout has changed.
         """
-        super().__init__(clock, self.run, lambda: timing.period)
+        super().__init__(clock, self.run, self._pause)
+        self._clock = clock
+        self._began = clock.seconds()
         self._database = database
         self._now = now
         self._timing = timing
@@ -69,6 +71,7 @@ class Engine(Heartbeat):
 
     async def run(self) -> None:
         """Judge all rollouts once, unless another process does, or the database is away."""
+        self._began = self._clock.seconds()
         try:
             is_changed = await self._judge(self._now())
         except StoreUnavailable as error:
@@ -81,6 +84,11 @@ class Engine(Heartbeat):
         self._is_away = False
         if is_changed:
             self._pace_changed()
+
+    def _pause(self) -> float:
+        """Returns less after a long run, so that it does not cost this process its lease."""
+        period, passed = self._timing.period, self._clock.seconds() - self._began
+        return max(period / 2, period - passed)
 
     async def _judge(self, now: float) -> bool:
         """Returns whether a pace was changed."""

@@ -84,7 +84,7 @@ class Timestamper(Service):
         Either boxes would not see the change, or would soon install nothing any more.
         """
         documents = self.metadata_state.documents
-        if self.metadata_state.present and Timestamp.type not in documents:
+        if Timestamp.type not in documents:
             return "There is no timestamp that boxes accept."
         alerts = (
             *([] if self._failure is None else [self._failure]),

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.common.daemon_options import WrongCommandLine
 from opq_twisted.common.errors import CannotStart
+from opq_twisted.fleet.service import Fleet
 from opq_twisted.server.service import Options, makeService
 from tests.helpers.box_fakes import logged
 from tests.helpers.project import PROJECT
@@ -76,6 +77,13 @@ class FleetOptionsTests(SynchronousTestCase):
             self.assertEqual(
                 self.refusal(f"--{option}", value), f"--{option} is of no use without --fleet-db."
             )
+
+    def test_engine(self) -> None:
+        """The engine runs beside the database, unless nobody wants its judgement."""
+        for mode, engines in (("off", 0), ("observe", 1), ("ask", 1), ("auto", 1)):
+            options = ("--fleet-db", self.url, "--rollouts", mode)
+            [fleet] = [each for each in self.start(*options) if isinstance(each, Fleet)]
+            self.assertEqual([type(each).__name__ for each in fleet].count("Engine"), engines)
 
     def test_wrong_url(self) -> None:
         """A URL of another kind is refused, and not quoted: it may have a password."""

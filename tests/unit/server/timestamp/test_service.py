@@ -454,6 +454,11 @@ class WideningTests(TimestamperTestCase):
         self.start()
         self.assertReason("1.snapshot.json expires in 10.0 days: ")
 
+    def test_nothing_there(self) -> None:
+        """Without any metadata, or before it was read, nobody knows what boxes see."""
+        self.start()
+        self.assertReason("There is no timestamp that boxes accept.")
+
     def test_other_key(self) -> None:
         """A timestamp that cannot be signed tells boxes of no step."""
         self.start_signed()
