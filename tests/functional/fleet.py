@@ -20,7 +20,7 @@ OPQ_FLEET = str(Path(sys.executable).with_name("opq-fleet"))
 
 @define
 class FleetServer:
-    """A server that signs timestamps, and takes reports."""
+    """A server that takes reports, and by default signs timestamps."""
 
     _start: StartDaemon
     updates: Path
@@ -30,18 +30,21 @@ class FleetServer:
     #: The Unix socket; its path must be short.
     socket: Path
     _more: tuple[object, ...] = ()
+    #: Whether it has the timestamp's key.
+    _signs: bool = True
     server: Server = field(init=False)
     _port: int | None = field(init=False, default=None)
 
     async def start(self, *prefix: str) -> None:
         """Start it, always on the same port."""
-        key = self.updates.parent / "timestamp.pem"
-        if not key.exists():
-            write_key(key, self.signed.keys["timestamp"])
         options: list[object] = [
-            *("--timestamp-key", key),
-            *("--fleet-db", self.database, "--fleet-socket", self.socket, *self._more),
+            *("--fleet-db", self.database, "--fleet-socket", self.socket, *self._more)
         ]
+        if self._signs:
+            key = self.updates.parent / "timestamp.pem"
+            if not key.exists():
+                write_key(key, self.signed.keys["timestamp"])
+            options += ["--timestamp-key", key]
         if self._port is not None:
             options += ["--port", f"tcp:{self._port}:interface=127.0.0.1"]
         self.server = await started(self._start, self.updates, *options)
