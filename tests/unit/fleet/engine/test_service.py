@@ -1,5 +1,6 @@
 """Tests of the engine over days: what it does in which mode, and what it waits for."""
 
+from functools import partial
 from threading import Thread
 
 from sqlalchemy import select
@@ -359,6 +360,19 @@ class TwoEnginesTests(EngineCase):
         self.install([1, 2, 3], "returned", "fell-over")
         self.pass_seconds(clock, 60)
         self.assertEqual(self.words(), ["engine: hold"])
+
+    def test_long_run(self) -> None:
+        """After a run that takes longer than the pause, the next one comes sooner."""
+        for took, pause in ((0, 20), (5, 15), (25, 10)):
+            self.time += HOUR
+            clock = Clock()
+            engine = self.make_engine(clock, Timing())
+            self.meanwhile = partial(setattr, clock, "rightNow", took)
+            engine.startService()
+            clock.advance(0)
+            [call] = clock.getDelayedCalls()
+            self.assertEqual(call.getTime() - clock.seconds(), pause)
+            engine.stopService()
 
     def pass_seconds(self, clock: Clock, seconds: int) -> None:
         for _ in range(seconds // 5):
