@@ -107,6 +107,7 @@ async def test_guards(page: PageServer) -> None:
     status, body = await page.ask("/fleet", "-H", "Host: evil.example")
     assert status == 403, body
     assert not (await page.overview())["held"]
+    await page.site.server.says("Somebody at this machine gave a wrong password or token")
 
 
 @pytest_twisted.ensureDeferred

@@ -103,21 +103,14 @@ class ActionResource(PageResource):
         except OpqError as error:
             return self._refused(request, viewer, error, typed)
         content = self._action.done(content)
-        await self._count()
+        # The next page shows what was done.
+        await self._sources.current.recount()
         if not is_browser(request):
             return as_json(OK, content)
         word = self._sources.notices.add(self._action.describe(content))
         place, hash_mark, fragment = self._place(typed).partition("#")
         location = f"{place}?done={word}{hash_mark}{fragment}"
         return Reply.sentence(SEE_OTHER, "It is done.", {b"Location": location.encode()})
-
-    async def _count(self) -> None:
-        """Let the next page show what was done."""
-        try:
-            await self._sources.current.count_now()
-        except OpqError:
-            # The page says so itself.
-            return
 
     def _place(self, typed: Mapping[str, str]) -> str:
         back = typed.get("back", "")

@@ -19,6 +19,9 @@ _WATCHED, _UNWATCHED = 5.0, 60.0
 #: Counting takes at most one part in this many of the time: with a million boxes it is slow.
 _SHARE = 10
 
+#: Seconds that the answer to an action waits for a count.
+_PATIENCE = 2.0
+
 #: Seconds for which a request for the overview counts as somebody who looks.
 _LOOKS = 60.0
 
@@ -79,6 +82,23 @@ class CurrentOverview(Service):
             self._heartbeat.run_now()
         return self._content
 
+    def recount(self) -> Deferred[None]:
+        """
+        Count once more, because something was changed.
+
+        :returns: fires when that is done, or failed, or takes so long that nobody should wait.
+        """
+        done: Deferred[None] = Deferred()
+        timeout = self._clock.callLater(_PATIENCE, done.callback, None)
+
+        def counted(_: object) -> None:
+            if timeout.active():
+                timeout.cancel()
+                done.callback(None)
+
+        Deferred.fromCoroutine(self._try_to_count()).addBoth(counted)
+        return done
+
     async def count_now(self) -> Content:
         """Count, and return the result; raise `StoreUnavailable` if that is impossible."""
         await self._lock.acquire()
@@ -104,7 +124,8 @@ class CurrentOverview(Service):
     def _keep(self, content: Content) -> None:
         self._content = content
         for observer in self.observers:
-            observer(content)
+            with self._log.failuresHandled("{observer} failed", observer=observer):
+                observer(content)
 
     def _pause(self) -> float:
         pause = _WATCHED if self._is_watched() else _UNWATCHED

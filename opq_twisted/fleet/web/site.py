@@ -9,6 +9,7 @@ from twisted.logger import Logger
 from twisted.web.http import FORBIDDEN, OK
 from twisted.web.resource import IResource
 
+from opq_twisted.common.log import RepeatedLine
 from opq_twisted.fleet.control.changes import Changes
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.queries import Queries
@@ -79,12 +80,21 @@ class FleetPage(MultiService):
         # Whoever has opened a stream may be no operator any more.
         operators.observers.append(streams.close)
 
+        wrong = RepeatedLine(reactor, lambda line: self._log.warn("{line}", line=line))
+
         def network(request: BoundedRequest) -> str | None:
             return find_network(request, settings.limits.trusted)
 
         async def identify(request: BoundedRequest) -> Operator | None:
             authorization = request.getHeader(b"Authorization")
-            return await authentication.identify(authorization, network(request))
+            operator = await authentication.identify(authorization, network(request))
+            if operator is None and authorization is not None:
+                # Not the name: people type their passwords there by mistake.
+                wrong.say(
+                    f"Somebody at {network(request) or 'this machine'} gave a wrong password or "
+                    "token to the page of the fleet."
+                )
+            return operator
 
         def count() -> Deferred[Content]:
             status = queries.status(Fields({}))
@@ -110,7 +120,9 @@ class FleetPage(MultiService):
     def startService(self) -> None:
         """Listen, and say where."""
         super().startService()
-        self._log.info("The page of the fleet is at {url}/fleet", url=self._listener.url)
+        url = self._listener.url
+        place = url if url.startswith("unix:") else f"{url}/fleet"
+        self._log.info("The page of the fleet is at {place}", place=place)
 
 
 def make_root(

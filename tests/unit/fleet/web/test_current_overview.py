@@ -85,11 +85,24 @@ class CurrentOverviewTests(SynchronousTestCase):
 
     def test_action(self) -> None:
         """Who has changed something gets a count that began after that."""
-        counted = Deferred.fromCoroutine(self.current.count_now())
+        counted = self.current.recount()
         self.answer(1)
         self.assertNoResult(counted)
         self.answer(2)
-        self.assertEqual(self.successResultOf(counted)["boxes"], 2)
+        self.successResultOf(counted)
+        self.assertEqual(self.successResultOf(self.get())["boxes"], 2)
+
+    def test_slow_action(self) -> None:
+        """Who has changed something waits for a slow count, or one that fails, for two seconds."""
+        self.answer(1)
+        counted = self.current.recount()
+        self.clock.advance(2)
+        self.successResultOf(counted)
+        failed = self.current.recount()
+        self.answer(2)
+        self.counts[-1].errback(StoreUnavailable("The disk is full."))
+        self.successResultOf(failed)
+        self.assertEqual(self.successResultOf(self.get())["boxes"], 2)
 
     def test_away(self) -> None:
         """While the database cannot be used, the last count stays, with the reason."""
