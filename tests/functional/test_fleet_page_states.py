@@ -18,8 +18,8 @@ _OPEN = """for (const details of document.querySelectorAll("details")) {
   details.open = true;
 }"""
 
-#: States that show most of what there is.
-ALWAYS = ("held", "boxes")
+#: A state that shows most of what there is.
+ALWAYS = "held"
 
 
 def hear(refused: list[str], message: ConsoleMessage) -> None:
@@ -32,7 +32,7 @@ def test_accessible() -> None:
     if chromium.path() is None:
         skip("this test needs Debian's package chromium: install it and run again")
     with fleet_gallery.served() as urls, chromium.browser() as browser:
-        for state in {*ALWAYS, *sample([*urls], 2)}:
+        for state in {ALWAYS, *sample([*urls], 1)}:
             for scheme, width in LOOKS:
                 page = browser.new_page(
                     color_scheme=scheme, viewport={"width": width, "height": 700}
@@ -40,8 +40,7 @@ def test_accessible() -> None:
                 refused: list[str] = []
                 page.on("console", partial(hear, refused))
                 page.goto(urls[state])
-                found = chromium.complaints(page)
                 page.evaluate(_OPEN)
-                found += chromium.complaints(page)
+                found = chromium.complaints(page)
                 assert found + refused == [], (state, scheme, width)
                 page.close()

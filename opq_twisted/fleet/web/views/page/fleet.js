@@ -2,16 +2,23 @@
 "use strict";
 
 // Milliseconds. The server sends a heartbeat every 15 seconds.
-const SILENCE = 40000;
+const SILENCE = 40000, RETRY = 5000;
 
-const lost = document.getElementById("lost");
-const places = new Map([...document.querySelectorAll("[data-live]")].map((each) => [each.dataset.live, each]));
 // Parts that somebody is using: they are replaced when that is over.
 const pending = new Map();
-let timer, source, isNew = false;
+let places, timer, source;
+
+function findPlaces() {
+  places = new Map([...document.querySelectorAll("[data-live]")].map((each) => [each.dataset.live, each]));
+}
 
 function isInUse(place) {
   return place.contains(document.activeElement) || place.querySelector("details[open]") !== null;
+}
+
+function tell(text) {
+  const lost = document.getElementById("lost");
+  if (lost.textContent !== text) lost.textContent = text;
 }
 
 function show(name, html) {
@@ -31,8 +38,18 @@ function showPending() {
   for (const [name, html] of [...pending]) show(name, html);
 }
 
-function tell(text) {
-  if (lost.textContent !== text) lost.textContent = text;
+// The whole page again: there is a new channel.
+async function renew() {
+  const main = document.querySelector("main");
+  const answer = await fetch("/fleet", {headers: {Accept: "text/html"}});
+  if (!answer.ok || isInUse(main)) {
+    tell("There is a new channel: load this page again to see it.");
+    return;
+  }
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  main.replaceWith(page.querySelector("main"));
+  pending.clear();
+  findPlaces();
 }
 
 function hear() {
@@ -47,9 +64,9 @@ function fail() {
 
 function receive(event) {
   const parts = Object.entries(JSON.parse(event.data));
+  tell("");
   for (const [name, html] of parts) if (places.has(name)) show(name, html);
-  isNew ||= parts.some(([name]) => !places.has(name));
-  tell(isNew ? "There is a new channel: load this page again to see it." : "");
+  if (parts.some(([name]) => !places.has(name))) renew();
   document.body.dataset.live = "";
   hear();
 }
@@ -61,11 +78,12 @@ function connect() {
   source.onerror = () => {
     fail();
     // After some answers, such as 503, a browser does not try again by itself.
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 5000);
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY);
   };
   hear();
 }
 
+findPlaces();
 document.addEventListener("focusout", () => setTimeout(showPending));
 document.addEventListener("toggle", showPending, true);
 connect();
