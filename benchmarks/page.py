@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from benchmarks.agent_memory import Daemon, box, daemon, make_update
 from benchmarks.figures import report, report_ratio
@@ -49,7 +49,11 @@ _CLICK = """() => new Promise(resolve => {
 
 def paint(chromium: Browser, url: str) -> float:
     """Return the milliseconds until the first paint of a page in a new window."""
-    window = chromium.new_context()
+    return paint_in(chromium.new_context(), url)
+
+
+def paint_in(window: BrowserContext, url: str) -> float:
+    """Return the milliseconds until the first paint of a page in a window, which is closed."""
     page = window.new_page()
     page.goto(url)
     shown: float = page.evaluate(_PAINT)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from tests.browser import fleet_gallery, listing_gallery
 from tests.browser.chromium import browser
@@ -22,6 +22,10 @@ _SINGLE = "available"
 #: The widths of the window in pixels, and of the part in the middle that is shown; the columns of
 #: their contact sheets.
 _WIDTHS = ((1280, 760, 3), (390, 390, 6))
+
+#: The states of a rollout of the fleet that are shown, and the pages on a phone.
+_ROLLOUTS = ("begun", "baking", "ready", "asking", "held", "frozen", "observed", "done")
+_ON_A_PHONE = ("held", "boxes", "box", "release", "audit")
 
 _SHEET = """<style>
 body { margin: 0; padding: 12px; background: #8a929b; font: 13px sans-serif; display: grid;
@@ -104,24 +108,31 @@ def _write_sheet(chromium: Browser, name: str, pictures: Mapping[str, bytes], co
 
 def _take_fleet(chromium: Browser, urls: Mapping[str, str]) -> None:
     """Take the pictures of the page of the fleet."""
-    (FOLDER / "fleet.png").write_bytes(_take_whole(chromium, urls["baking"], "light", 1280))
-    sheets: tuple[tuple[Literal["light", "dark"], int, int], ...] = (
-        ("light", 1280, 5),
-        ("dark", 390, 7),
-    )
-    for scheme, width, columns in sheets:
-        pictures = {state: _take_whole(chromium, url, scheme, width) for state, url in urls.items()}
-        _write_sheet(chromium, f"fleet-{scheme}-{width}", pictures, columns)
+    page = _open(chromium, urls["baking"], "light", 1280)
+    page.screenshot(path=FOLDER / "fleet.png", full_page=True)
+    page.close()
+    rollouts = {}
+    for state in _ROLLOUTS:
+        page = _open(chromium, urls[state], "light", 1120)
+        rollouts[state] = page.locator(".rollout").first.screenshot()
+        page.close()
+    _write_sheet(chromium, "fleet-rollouts", rollouts, 2)
+    phones = {}
+    for state in _ON_A_PHONE:
+        page = _open(chromium, urls[state], "dark", 390)
+        clip = {"x": 0, "y": 0, "width": 390, "height": 1300}
+        phones[state] = page.screenshot(full_page=True, clip=clip)  # type: ignore[arg-type]
+        page.close()
+    _write_sheet(chromium, "fleet-phone", phones, len(phones))
 
 
-def _take_whole(chromium: Browser, url: str, scheme: Literal["light", "dark"], width: int) -> bytes:
+def _open(chromium: Browser, url: str, scheme: str, width: int) -> Page:
     page = chromium.new_page(
-        color_scheme=scheme, viewport={"width": width, "height": 360}, reduced_motion="reduce"
+        color_scheme=scheme,  # type: ignore[arg-type]
+        viewport={"width": width, "height": 1300},
     )
     page.goto(url)
-    picture = page.screenshot(full_page=True)
-    page.close()
-    return picture
+    return page
 
 
 def _take(

@@ -436,9 +436,30 @@ OVERVIEWS: Mapping[str, Content] = {
             )
         ]
     ),
-    "ready": overview(rollouts="ask", channels=[_waiting("It went well.", action="widen")]),
+    "ready": overview(
+        rollouts="ask",
+        channels=[
+            _waiting(
+                "3 of 224 boxes are bad (unhealthy-service 2, silent 1), 212 well, 9 under way.",
+                action="widen",
+            )
+        ],
+    ),
     "observed": overview(
-        rollouts="observe", channels=[_waiting("Too many.", action="hold"), channel(channel="beta")]
+        rollouts="observe",
+        channels=[
+            _waiting(
+                "16 of 224 boxes are bad (unhealthy-service 16), 199 well, 9 under way. After 224 "
+                "boxes 9 bad ones are too many, if 1 % are normal.",
+                action="hold",
+                bad=16,
+                well=199,
+                bad_by_reason={"unhealthy-service": 16},
+                low=0.045,
+                high=0.113,
+            ),
+            channel(channel="beta"),
+        ],
     ),
     "frozen": overview(
         channels=[

@@ -78,8 +78,10 @@ class Banner:
 
 def _sentence(assessment: _Content | None) -> str:
     """Return what the numbers on the page do not say."""
-    # Until the step is over the engine says nothing but these numbers.
-    if assessment is None or assessment["remaining"] is not None:
+    if assessment is None or assessment["action"] == "nothing":
+        return ""
+    # Until the step is over the engine says nothing but the numbers.
+    if assessment["remaining"] is not None:
         return ""
     return assessment["sentence"] or ""
 
