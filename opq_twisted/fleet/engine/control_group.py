@@ -9,6 +9,12 @@ from attrs import frozen
 #: The share of silent boxes among the controls above which it is the network, or the server.
 MOST_SILENT = 0.1
 
+#: The share of silent boxes among the controls above which the network may have silenced a box, if
+#: they are so many at least. It is small because all boxes of a step install at the same time: of
+#: them an outage silences as large a share as of the controls, and more bad boxes than this hold a
+#: release.
+_SOME_SILENT, _SOME = 0.03, 3
+
 #: Controls below which nothing can be said.
 _LEAST = 5
 
@@ -36,6 +42,11 @@ class Controls:
     def are_silent(self) -> bool:
         """Whether so many boxes are missing that it is the network, or the server."""
         return self.share > MOST_SILENT
+
+    @property
+    def explain_silence(self) -> bool:
+        """Whether a box that fell silent at the same time may have lost its network as they did."""
+        return self.are_silent or (self.missing >= _SOME and self.share > _SOME_SILENT)
 
 
 class ControlGroup:

@@ -83,7 +83,7 @@ def _judge(
     def is_clear(last_seen: float) -> bool:
         then = group.since(last_seen)
         is_judged = hearing.is_settled and not is_silent
-        return is_judged and then.can_tell and not then.are_silent
+        return is_judged and then.can_tell and not then.explain_silence
 
     before = _before(connection, each, now, timing, hearing.silence)
     evidence = _evidence(

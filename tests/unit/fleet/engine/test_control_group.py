@@ -31,3 +31,12 @@ class TestControlGroup(SynchronousTestCase):
         self.assertFalse(Controls(0, 0).are_silent)
         self.assertFalse(Controls(4, 0).can_tell)
         self.assertTrue(Controls(3, 2).can_tell)
+
+    def test_explanation(self) -> None:
+        """A small outage explains the silence of a box, and is none of the whole fleet."""
+        small = Controls(96, 4)
+        self.assertTrue(small.explain_silence)
+        self.assertFalse(small.are_silent)
+        self.assertFalse(Controls(98, 2).explain_silence)
+        self.assertFalse(Controls(28, 2).explain_silence)
+        self.assertTrue(Controls(8, 1).explain_silence)
