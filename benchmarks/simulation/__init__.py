@@ -1,0 +1,1 @@
+"""A simulated fleet: boxes in homes, and the rules that judge a release by their reports."""
