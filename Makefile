@@ -125,7 +125,7 @@ lint: $(DEVELOPING) ## Check format, style, types, imports and shell scripts
 
 bench: $(DEVELOPING) ## Measure everything in docs/performance.md
 	for name in watch pieces build delta unpack agent_memory interrupted_download idle_agent trust publish \
-		downloads answers waiting slow_readers page report_cost; do \
+		downloads answers waiting slow_readers page fleet_page report_cost; do \
 		.venv/bin/python -m benchmarks.$$name || exit 1; \
 	done
 	.venv/bin/python -m benchmarks.fleet --seconds 60 --herd 10000

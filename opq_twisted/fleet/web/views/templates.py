@@ -45,6 +45,11 @@ def _environment() -> Environment:
 
 _ENVIRONMENT = _environment()
 
+#: All templates, compiled before anybody waits for a page.
+_TEMPLATES = {
+    name: _ENVIRONMENT.get_template(name) for name in _ENVIRONMENT.list_templates(["html"])
+}
+
 
 def fill(name: str, values: Mapping[str, Any]) -> str:
     """
@@ -52,4 +57,4 @@ def fill(name: str, values: Mapping[str, Any]) -> str:
 
     :raises jinja2.UndefinedError: if it needs a value that is not there.
     """
-    return _ENVIRONMENT.get_template(name).render(values)
+    return _TEMPLATES[name].render(values)
