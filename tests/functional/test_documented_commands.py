@@ -99,6 +99,20 @@ ELSEWHERE = {
     "export TUF_OWNER=$(stat -c %u:%g /var/opq/box-updates/tuf)": (_IMAGE, "TUF_OWNER="),
     "docker compose -f deploy/server/compose.yaml -f deploy/server/compose.signed.yaml "
     "up --detach --build": (_IMAGE, "composes_signed"),
+    "export FLEET_DIR=/var/opq/fleet": (_IMAGE, "FLEET_DIR="),
+    'install -d -o "${TUF_OWNER%:*}" -g "${TUF_OWNER#*:}" -m 700 "$FLEET_DIR"': (
+        _IMAGE,
+        "install -d {owner} -m 700",
+    ),
+    'install -o "${TUF_OWNER%:*}" -g "${TUF_OWNER#*:}" -m 600 /dev/null "$FLEET_DIR/operators"': (
+        _IMAGE,
+        "install {owner} -m 600 /dev/null",
+    ),
+    "docker compose -f deploy/server/compose.yaml exec server "
+    "/opt/opq-update-server/bin/opq-fleet status": (
+        _IMAGE,
+        '"/opt/opq-update-server/bin/opq-fleet", "status"',
+    ),
     "deploy/server/docker-run.sh": (_IMAGE, "docker-run.sh"),
     'OPTIONS="--metrics-from 172.17.0.0/16" deploy/server/docker-run.sh': (
         _IMAGE,
@@ -201,6 +215,10 @@ UNTRIED = {
     "install -d -o 8151 -m 700 /var/opq/fleet": "root",
     "docker exec opq-box-update-server /opt/opq-update-server/bin/opq-fleet status": (
         "a container with a fleet"
+    ),
+    "docker compose -f deploy/server/compose.yaml exec server "
+    "/opt/opq-update-server/bin/opq-fleet add-operator anna --role operator": (
+        "a person who types a password"
     ),
     "systemctl stop opq-update-server": "a server with systemd",
     "systemctl start opq-update-server": "a server with systemd",
