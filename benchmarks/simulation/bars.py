@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from benchmarks.simulation.result import Result
-from benchmarks.simulation.scenarios import Scenario
+from benchmarks.simulation.scenarios import Failing, Scenario
 
 #: Days of the walk of a good release.
 _LONGEST_WALK = 6.0
+
+#: Bad boxes that are counted before a release is held that is bad for every box.
+_MOST_BAD = 5
 
 
 def missed(scenario: Scenario, results: Sequence[Result]) -> Iterator[str]:
@@ -19,15 +22,16 @@ def missed(scenario: Scenario, results: Sequence[Result]) -> Iterator[str]:
         yield f"An outage held it in {len(held)} of {len(results)} rollouts."
     elif scenario.is_good and share > 0.01:
         yield f"It was held wrongly in {share:.1%} of the rollouts."
-    if scenario.bad < 0.01:
+    if scenario.bad < 0.01 and scenario.boxes >= 50:
         walks = [each.walk for each in results]
         if any(walk is None or walk > _LONGEST_WALK for walk in walks):
             yield f"Not all walks ended within {_LONGEST_WALK:.0f} days."
     # Fewer than 50 boxes tell too little.
     if scenario.bad >= 0.05 and scenario.boxes >= 50 and share < 0.99:
         yield f"It was held in {share:.1%} only."
-    if scenario.bad == 1.0 and scenario.boxes >= 50:
-        if any(each.step > 0 for each in held):
-            yield "It was held after the first step."
-        if max(each.bad for each in held) > 5:
-            yield f"Up to {max(each.bad for each in held)} bad boxes were counted."
+    if scenario.bad == 1.0 and scenario.boxes >= 50 and any(each.step > 0 for each in held):
+        yield "It was held after the first step."
+    # Silence is judged when all boxes of the step have begun.
+    most = max((each.bad for each in held), default=0)
+    if scenario.bad == 1.0 and scenario.failing is Failing.MIXED and most > _MOST_BAD:
+        yield f"Up to {most} bad boxes were counted."

@@ -19,7 +19,8 @@ class Ledger:
         self.bad: Counter[str] = Counter()
         #: Boxes under way, by the time of their last report, the oldest first.
         self.open: dict[Box, float] = {}
-        self.ended: set[Box] = set()
+        #: The last ends of attempts.
+        self.ends: dict[Box, Install] = {}
         #: Of the boxes under way: those that count as bad, and of which nobody can say anything.
         self.silent: set[Box] = set()
         self.unclear: set[Box] = set()
@@ -35,7 +36,7 @@ class Ledger:
         self.open.pop(box, None)
         self.silent.discard(box)
         self.unclear.discard(box)
-        self.ended.add(box)
+        self.ends[box] = install
         if install.outcome is Outcome.UPDATED:
             self.well += 1
         elif is_bad(install.outcome or "", install.reason or ""):

@@ -222,9 +222,9 @@ class Walk:
         """Return the drawn boxes that were heard in this step, and those of them that ended."""
         since, ledger = self._rollout.since, self._ledger
         there = [
-            box for box in self._drawn if box.home.is_automatic and box.is_there_in(since, now)
+            box for box in self._drawn if box.home.is_automatic and _was_heard(box, since, now)
         ]
-        ended = sum(box in ledger.ended for box in there)
+        ended = sum(box in ledger.ends for box in there)
         return len(there), ended
 
     def _widen(self, now: float) -> None:
@@ -235,6 +235,12 @@ class Walk:
         if bp == ALL:
             self.result.walk = (now - self._rollout.announced_at) / DAY
         self._offer(now)
+
+
+def _was_heard(box: Box, since: float, now: float) -> bool:
+    if box.home.number <= MOST:
+        return box.last_seen >= since
+    return box.is_there_in(since, now)
 
 
 def _announce(world: World, bp: int) -> Rollout:
