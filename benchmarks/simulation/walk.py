@@ -1,31 +1,31 @@
 """Lets the engine of the server judge a simulated rollout."""
 
 import heapq
+from collections.abc import Callable
 from enum import IntEnum
 from math import inf
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from benchmarks.simulation.absences import DAY, END, HOUR, MINUTE
 from benchmarks.simulation.boxes import Box
 from benchmarks.simulation.controls import MOST, SimulatedControls
 from benchmarks.simulation.installs import Install
 from benchmarks.simulation.ledger import Ledger
+from benchmarks.simulation.listening import Listening
 from benchmarks.simulation.result import Result
 from benchmarks.simulation.steps import first_share
 from benchmarks.simulation.world import World
 from opq_twisted.fleet.engine.decision import Action, Circumstances, decide
-from opq_twisted.fleet.engine.hearing import Hearing
+from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.sequential_test import SequentialTest
 from opq_twisted.fleet.engine.timing import Timing
-from opq_twisted.fleet.engine.uptime import Uptime
 from opq_twisted.fleet.rollouts.rollout import Rollout
 from opq_twisted.fleet.rollouts.steps import next_step
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.trust.pace import ALL
 
-#: Seconds between two looks without an occasion; the real engine looks each 20 seconds.
-_LOOK = 15 * MINUTE
+_TIMING = Timing()
 
 #: Seconds until somebody who is asked says yes, whatever the numbers are: the worst answer.
 _ANSWER = 8 * HOUR
@@ -44,30 +44,47 @@ class _Kind(IntEnum):
     ANSWER = 3
 
 
+@frozen
+class Judgement:
+    """What the engine thinks of a rollout at a time."""
+
+    now: float
+    rollout: Rollout
+    evidence: Evidence
+    action: Action
+
+
 class Walk:
     """A rollout from its announcement until it is held, or out to all, or time is up."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(
+        self,
+        world: World,
+        timing: Timing = _TIMING,
+        look: float = 15 * MINUTE,
+        observe: Callable[[Judgement], object] = lambda _: None,
+    ) -> None:
+        """
+        :param look: seconds between two looks without an occasion; the real engine looks each 20.
+        :param observe: called with each judgement, before it is carried out.
+        """
         boxes = world.scenario.boxes
         self._world = world
-        self._timing = Timing()
-        self._ledger = Ledger()
+        self._timing, self._look_after = timing, look
+        self._observe = observe
+        self.ledger = Ledger()
         self._events: list[tuple[float, int, _Kind, Box | None, Install | None]] = []
         self._count = 0
         sample = [world.box(number) for number in range(1, min(boxes, MOST) + 1)]
-        self._controls = SimulatedControls(sample, world.reachable, world.announced)
-        self._drawn: list[Box] = []
+        controls = SimulatedControls(sample, world.reachable, world.announced)
+        self._listening = Listening(controls, self.ledger, timing)
+        #: The boxes whose turn it is.
+        self.drawn: list[Box] = []
         self._began: list[float] = []
         self._first = first_share(boxes)
         self._rollout = _announce(world, self._first)
         self._step = 0
         self._asked_in: int | None = None
-        #: Outages of the server, and of the fleet; the last one of the fleet may last.
-        self._server: list[tuple[float, float]] = []
-        self._fleet: list[tuple[float, float]] = []
-        self._fleet_since: float | None = None
-        #: The share of the boxes that fell silent by themselves.
-        self._usual = 0.0
         self.result = Result()
 
     def run(self) -> Result:
@@ -108,7 +125,7 @@ class Walk:
         world = self._world
         world.begin_step(self._step, now)
         drawn = world.draw(self._rollout.bp)
-        self._drawn += drawn
+        self.drawn += drawn
         reach = world.reachable.reach
         for box, install in world.offer(drawn, now):
             self._began.append(install.began)
@@ -122,7 +139,7 @@ class Walk:
         scenario, timing = self._world.scenario, self._timing
         if scenario.fake_hours * 3600 >= timing.key_age:
             for _ in range(scenario.fake_keys):
-                self._ledger.add_bad("unhealthy-service")
+                self.ledger.add_bad("unhealthy-service")
 
     def _hear(self, now: float, kind: _Kind, box: Box, install: Install) -> None:
         later = self._world.reachable.reach(box, now)
@@ -132,11 +149,11 @@ class Walk:
                 self._push(later, kind, box, install)
             return
         if kind is _Kind.BEGIN:
-            self._ledger.begin(box, now)
+            self.ledger.begin(box, now)
             box.next_report = inf
             box.last_seen = now
             return
-        bad = self._ledger.end(box, install)
+        bad = self.ledger.end(box, install)
         if install.outcome == "updated":
             box.updated_at = now
         box.heard(now)
@@ -146,59 +163,37 @@ class Walk:
     def _look(self, now: float) -> None:
         reachable = self._world.reachable
         if (down := reachable.server_down(now)) is not None:
-            self._server.append(down)
+            self._listening.server.append(down)
             self._push(down[1], _Kind.LOOK)
             return
-        self._listen(now)
+        self._listening.listen(now)
         self._judge(now)
         self._push(self._next_look(now), _Kind.LOOK)
 
     def _next_look(self, now: float) -> float:
         """Return when something may change by itself: a box falls silent, or the step is over."""
         timing = self._timing
-        times = [now + _LOOK]
-        if (oldest := self._ledger.oldest_clear) is not None:
+        times = [now + self._look_after]
+        if (oldest := self.ledger.oldest_clear) is not None:
             times.append(oldest + timing.silence + 1.0)
-        times.append(self._rollout.since + timing.step)
+        times.append(self._rollout.since + timing.step + 1.0)
         return min(max(time, now + timing.period) for time in times if time > now)
-
-    def _hearing(self, now: float) -> Hearing:
-        last = [] if self._fleet_since is None else [(self._fleet_since, now)]
-        server = Uptime(self._server)
-        both = Uptime([*self._server, *self._fleet, *last])
-        return Hearing(
-            server=server, both=both, silent_since=self._fleet_since, now=now, timing=self._timing
-        )
-
-    def _listen(self, now: float) -> None:
-        """Look at the controls, and judge the silence."""
-        hearing = self._hearing(now)
-        group = self._controls.group(now, self._ledger.open, hearing.broken_before)
-        usual = group.since(now - self._timing.silence)
-        self._usual = usual.share if usual.can_tell else 0.0
-        is_silent = hearing.is_fleet_silent(group.since(hearing.moment))
-        if is_silent and self._fleet_since is None:
-            self._fleet_since = hearing.moment
-        elif not is_silent and self._fleet_since is not None:
-            self._fleet.append((self._fleet_since, now))
-            self._fleet_since = None
-        can_judge = hearing.is_settled and not is_silent
-        self._ledger.judge_silence(hearing.silence, group if can_judge else None)
 
     def _judge(self, now: float) -> None:
         timing, rollout = self._timing, self._rollout
-        hearing = self._hearing(now)
+        hearing = self._listening.hearing(now)
         baked = hearing.server.between(rollout.since, now)
         drawn, ended = (0, 0) if baked < timing.step else self._through(now)
         boxes = self._world.scenario.boxes
-        test = SequentialTest.after(round(_BEFORE_BAD * boxes), boxes, self._usual)
+        test = SequentialTest.after(round(_BEFORE_BAD * boxes), boxes, self._listening.usual)
         circumstances = Circumstances(
             baked=baked,
             is_settled=hearing.is_settled,
-            is_fleet_silent=self._fleet_since is not None,
+            is_fleet_silent=self._listening.is_fleet_silent,
         )
-        evidence = self._ledger.evidence(test, drawn, ended)
+        evidence = self.ledger.evidence(test, drawn, ended)
         action = decide(rollout, evidence, circumstances, timing).action
+        self._observe(Judgement(now, rollout, evidence, action))
         if action is Action.HOLD:
             self.result.held = (now - rollout.announced_at) / DAY
             self.result.step, self.result.bad = self._step, evidence.bad
@@ -220,10 +215,8 @@ class Walk:
 
     def _through(self, now: float) -> tuple[int, int]:
         """Return the drawn boxes that were heard in this step, and those of them that ended."""
-        since, ledger = self._rollout.since, self._ledger
-        there = [
-            box for box in self._drawn if box.home.is_automatic and _was_heard(box, since, now)
-        ]
+        since, ledger = self._rollout.since, self.ledger
+        there = [box for box in self.drawn if box.home.is_automatic and _was_heard(box, since, now)]
         ended = sum(box in ledger.ends for box in there)
         return len(there), ended
 
