@@ -197,7 +197,7 @@ class Walk:
         if action is Action.HOLD:
             self.result.held = (now - rollout.announced_at) / DAY
             self.result.step, self.result.bad = self._step, evidence.bad
-        elif action is Action.ASK:
+        elif action is Action.ASK and rollout.state == RolloutState.BAKING:
             self._ask(now)
         elif action is Action.WIDEN:
             self._widen(now)

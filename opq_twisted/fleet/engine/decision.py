@@ -7,7 +7,6 @@ from attrs import frozen
 from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.rollouts.rollout import Rollout, percent
-from opq_twisted.fleet.store.states import RolloutState
 
 #: The share of the drawn boxes whose attempt has to have ended before a step does; after so many
 #: times the time of a step it ends without them.
@@ -42,6 +41,11 @@ class Circumstances:
     #: Whether rollouts are widened at this time of the week.
     is_in_hours: bool = True
 
+    @property
+    def can_hear(self) -> bool:
+        """Whether boxes would be heard now if nothing was wrong with them."""
+        return self.is_settled and not self.is_fleet_silent
+
 
 @frozen
 class Decision:
@@ -59,7 +63,10 @@ def decide(
     """Decide about a rollout that is neither held nor superseded."""
     if evidence.is_held:
         return Decision(Action.HOLD, f"{describe(evidence)} {_limit(evidence)}")
-    if rollout.state == RolloutState.DONE:
+    if rollout.bp >= rollout.ceiling_bp:
+        # It is out, or a smaller share was signed since.
+        if circumstances.can_hear and evidence.is_perhaps_held:
+            return Decision(Action.ASK, f"{describe(evidence)} {_doubt(evidence)}")
         return Decision(Action.NOTHING, describe(evidence))
     remaining = timing.step - circumstances.baked
     if remaining > 0:
@@ -82,8 +89,9 @@ def describe(evidence: Evidence) -> str:
         text += f" ({', '.join(f'{reason} {boxes:,}' for reason, boxes in reasons)})"
     text += f", {evidence.well:,} well, {evidence.under_way:,} under way."
     if evidence.unclear:
+        verb = "is" if evidence.unclear == 1 else "are"
         text += (
-            f" {evidence.unclear:,} of these are silent, and nobody can tell yet whether "
+            f" {evidence.unclear:,} of those under way {verb} silent, and nobody can tell whether "
             "that is the release or the network."
         )
     return text
@@ -99,7 +107,8 @@ def _reason_to_wait(evidence: Evidence, circumstances: Circumstances, timing: Ti
     if not circumstances.is_in_hours:
         return "It waits for the hours in which rollouts are widened."
     is_late = circumstances.baked >= _PATIENCE * timing.step
-    if evidence.ended < _ENDED * evidence.drawn and not is_late:
+    is_urgent = is_late or evidence.is_perhaps_held
+    if evidence.ended < _ENDED * evidence.drawn and not is_urgent:
         return (
             f"{evidence.ended:,} of the {evidence.drawn:,} boxes whose turn it is are through: it "
             "waits for more of them."
@@ -116,7 +125,11 @@ def _limit(evidence: Evidence) -> str:
 
 
 def _doubt(evidence: Evidence) -> str:
+    if evidence.is_perhaps_held:
+        return "If it is the release, they are too many: somebody has to look at them."
     if not evidence.well:
         return "No box has confirmed it: somebody has to decide."
+    if evidence.unclear:
+        return "Too many may be bad, and too few are for certain: somebody has to decide."
     middle = percent(round(evidence.test.middle * 10_000))
-    return f"That is more than {middle}, and too little to hold it: somebody has to decide."
+    return f"That is {middle} or more, and too little to hold it: somebody has to decide."

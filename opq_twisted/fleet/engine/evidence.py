@@ -46,7 +46,12 @@ class Evidence:
         return self.test.rejects(self.bad, self.boxes)
 
     @property
+    def is_perhaps_held(self) -> bool:
+        """Whether so many would be bad if the release had silenced those that are unclear."""
+        return self.test.rejects(self.bad + self.unclear, self.boxes)
+
+    @property
     def is_inconclusive(self) -> bool:
         """Whether a person has to look before more boxes install the release."""
-        ended = self.well + self.bad
-        return not self.well or self.bad >= self.test.middle * ended
+        doubtful = self.bad + self.unclear
+        return not self.well or doubtful >= self.test.middle * (self.well + doubtful)

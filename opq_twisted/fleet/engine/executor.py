@@ -23,6 +23,9 @@ _ADVICE = (
     "the boxes are bad for another reason: opq-fleet resume {release}."
 )
 
+#: For this the boxes have to be seen.
+_LOOK = " To see which boxes: opq-fleet release {release}."
+
 
 class Executor:
     """Does what the mode allows, and otherwise says once what somebody should do."""
@@ -48,15 +51,14 @@ class Executor:
         if decision.action is Action.HOLD:
             return self._hold(step)
         step.tell_first_bad()
-        if assessment.next_bp is None:
-            # A lower share was signed since: this is all.
-            return False
-        if decision.action is Action.WIDEN and self._mode == "auto":
+        is_ready = decision.action is Action.WIDEN and assessment.next_bp is not None
+        if decision.action is Action.ASK:
+            step.ask(Event.INCONCLUSIVE)
+        elif is_ready and self._mode == "ask":
+            step.ask(Event.READY)
+        elif is_ready and self._mode == "auto":
             step.widen()
             return True
-        if decision.action in (Action.WIDEN, Action.ASK) and self._mode != "observe":
-            is_ready = decision.action is Action.WIDEN
-            step.ask(Event.READY if is_ready else Event.INCONCLUSIVE)
         return False
 
     def _hold(self, step: "_Step") -> bool:
@@ -103,8 +105,12 @@ class _Step:
     def ask(self, event: Event) -> None:
         """Let somebody decide."""
         share = percent(self._rollout.bp)
+        choice = (
+            "hold it, or leave it" if self._assessment.next_bp is None else "hold it, or widen it"
+        )
         if self._note_once("ask", f"Nothing: it stays at {share} until somebody decides."):
-            self._tell(event, f"is at {share}, and somebody has to decide: hold it, or widen it.")
+            clause = f"is at {share}, and somebody has to decide: {choice}."
+            self._tell(event, clause, advice=_LOOK)
 
     def tell_first_bad(self) -> None:
         """Tell that the release is bad on a box."""
@@ -116,7 +122,8 @@ class _Step:
         if self._note_once(
             "first-bad", "Nothing: one box is no reason to hold it.", since, because
         ):
-            self._tell(Event.FIRST_BAD, "is bad on a box for the first time.", because)
+            clause = "is bad on a box for the first time."
+            self._tell(Event.FIRST_BAD, clause, because, advice=_LOOK)
 
     def _order(self) -> Order:
         note, known = AuditNote(who=WHO, because=self._because), self._rollout

@@ -87,6 +87,4 @@ def _is_asking(each: Assessment, mode: Rollouts) -> bool:
     action = None if each.decision is None else each.decision.action
     if mode == "observe" and action is Action.HOLD:
         return True
-    if mode == "ask" and action is Action.WIDEN:
-        return each.next_bp is not None
-    return action is Action.ASK
+    return action is Action.ASK or (mode == "ask" and action is Action.WIDEN)

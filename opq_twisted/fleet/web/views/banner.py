@@ -134,7 +134,7 @@ def _describe(channel: _Content, mode: str) -> tuple[str, str, str]:
         return "bad", "Held", _HELD
     if state == "superseded":
         return "good", "Superseded", "The channel names another release: nothing is to be done."
-    if state == "done":
+    if state == "done" or channel["bp"] >= channel["ceiling_bp"]:
         return _describe_done(channel, mode)
     if channel["assessment"] is None:
         return "busy", f"At {share}", _OFF
@@ -158,6 +158,10 @@ def _describe_done(channel: _Content, mode: str) -> tuple[str, str, str]:
     )
     if channel["assessment"] is None:
         then += f" {_OFF}"
+    elif channel["assessment"]["action"] == "hold":
+        return "bad", f"Done at {share}", _would_hold(mode)
+    elif channel["assessment"]["action"] == "ask":
+        return "warn", f"Done at {share}: asks", "Somebody has to decide: hold it, or leave it."
     elif mode == "observe":
         then += " It is only observed: the server changes nothing by itself."
     return "good", f"Done at {share}", then
@@ -168,8 +172,7 @@ def _describe_step(channel: _Content, mode: str, state: str) -> tuple[str, str, 
     action, remaining = assessment["action"], assessment["remaining"]
     following = formats.percent(assessment["next_bp"] or channel["ceiling_bp"])
     if action == "hold":
-        would = "would hold it now" if mode == "observe" else "is about to hold it"
-        return "bad", state, f"The engine {would}. Hold it, if you agree."
+        return "bad", state, _would_hold(mode)
     if action == "ask":
         return "warn", f"{state}: asks", "Somebody has to decide: widen it, or hold it."
     if action == "widen" and mode in ("ask", "observe"):
@@ -184,3 +187,8 @@ def _describe_step(channel: _Content, mode: str, state: str) -> tuple[str, str, 
         then = "if nothing comes up" if mode == "auto" else "if somebody agrees"
         return "busy", state, f"Next {following} in {formats.span(remaining)}, {then}."
     return "busy", state, f"Next {following} as soon as nothing stands in the way."
+
+
+def _would_hold(mode: str) -> str:
+    would = "would hold it now" if mode == "observe" else "is about to hold it"
+    return f"The engine {would}. Hold it, if you agree."

@@ -53,7 +53,7 @@ class TestDecision(SynchronousTestCase):
 
     def test_done(self) -> None:
         """Nothing is to be done for a good release that is out."""
-        done = evolve(_ROLLOUT, state=RolloutState.DONE)
+        done = evolve(_ROLLOUT, state=RolloutState.DONE, bp=10_000)
         decision = decide(done, _GOOD, Circumstances(baked=1.0), _TIMING)
         self.assertIs(decision.action, Action.NOTHING)
 
@@ -79,8 +79,43 @@ class TestDecision(SynchronousTestCase):
         self.assertIs(self.decide(Evidence(test=_GOOD.test)), Action.ASK)
 
     def test_unclear(self) -> None:
-        """Boxes that are silent with all others are named, and do not count as bad."""
-        unclear = evolve(_GOOD, under_way=5, unclear=5)
+        """A few boxes that are silent with others are named, and hinder nothing."""
+        unclear = evolve(_GOOD, under_way=1, unclear=1)
         decision = decide(_ROLLOUT, unclear, Circumstances(baked=_TIMING.step), _TIMING)
         self.assertIs(decision.action, Action.WIDEN)
-        self.assertIn("5 of these are silent, and nobody can tell", decision.sentence)
+        self.assertIn("1 of those under way is silent, and nobody can tell", decision.sentence)
+
+    def test_doubtful_silence(self) -> None:
+        """Silence that nobody can explain is never widened, however long it lasts."""
+        unclear = evolve(_GOOD, well=1, under_way=4, unclear=4, drawn=5, ended=1)
+        for baked in (_TIMING.step, 9 * _TIMING.step):
+            self.assertIs(self.decide(unclear, baked=baked), Action.ASK)
+        self.assertIs(self.decide(unclear, baked=1.0), Action.WAIT)
+        self.assertIs(self.decide(unclear, is_settled=False), Action.WAIT)
+        few = evolve(_GOOD, well=40, under_way=2, unclear=2)
+        self.assertIs(self.decide(few), Action.ASK)
+
+    def test_doubtful_silence_of_all(self) -> None:
+        """Of a release that is out, somebody is told that it may have silenced too many boxes."""
+        out = evolve(_ROLLOUT, state=RolloutState.DONE, bp=10_000)
+        for well, unclear, action in (
+            (0, 3, Action.ASK),
+            (0, 2, Action.NOTHING),
+            (500, 3, Action.NOTHING),
+        ):
+            evidence = Evidence(well=well, under_way=unclear, unclear=unclear, test=_GOOD.test)
+            decision = decide(out, evidence, Circumstances(baked=1.0), _TIMING)
+            self.assertIs(decision.action, action, (well, unclear))
+        evidence = Evidence(under_way=9, unclear=9, test=_GOOD.test)
+        for circumstances in (
+            Circumstances(baked=1.0, is_settled=False),
+            Circumstances(baked=1.0, is_fleet_silent=True),
+        ):
+            self.assertIs(decide(out, evidence, circumstances, _TIMING).action, Action.NOTHING)
+
+    def test_lowered(self) -> None:
+        """A rollout that is at its ceiling has nothing to wait for."""
+        lowered = evolve(_ROLLOUT, ceiling_bp=100)
+        for evidence in (_GOOD, Evidence(test=_GOOD.test)):
+            decision = decide(lowered, evidence, Circumstances(baked=_TIMING.step), _TIMING)
+            self.assertIs(decision.action, Action.NOTHING)

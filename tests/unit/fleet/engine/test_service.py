@@ -296,6 +296,18 @@ class OutageTests(EngineCase):
         self.assertTrue(self.rollout().is_held)
         self.assertIn("3 of 5 boxes are bad (silent 3)", self.audit()[-1].because)
 
+    def test_all_silent(self) -> None:
+        """If all boxes fall silent as they install, nobody else is heard: a person is asked."""
+        self.announce()
+        self.order(widen, ALL)
+        self.install(range(1, 41), None)
+        self.silent |= set(range(1, 41))
+        self.pass_hours(30)
+        self.assertEqual(self.words(), ["anna: widen", "engine: ask"])
+        self.assertEqual([event for event, _ in self.told], [Event.INCONCLUSIVE])
+        self.assertIn(f"To see which boxes: opq-fleet release {NEW}.", self.told[0][1])
+        self.assertIn("40 of those under way are silent", self.audit()[-1].because)
+
     def test_silent_fleet(self) -> None:
         """When many boxes are silent, that is told, and its end; nothing is judged meanwhile."""
         self.announce()

@@ -175,6 +175,19 @@ class PageTests(SynchronousTestCase):
         for part in parts.values():
             self.assertIn(part, page)
 
+    def test_out_and_bad(self) -> None:
+        """A release that is out to all boxes, and is bad, is not shown as one that is well."""
+        for action, mode, said in (
+            ("hold", "observe", "would hold it now"),
+            ("ask", "auto", "Somebody has to decide: hold it, or leave it."),
+            ("nothing", "auto", "Nothing is to be done."),
+        ):
+            judged = contents.assessment(action=action, next_bp=None, remaining=None)
+            for state in ("done", "baking"):
+                out = contents.channel(state=state, bp=10_000, assessment=judged)
+                shown = contents.overview(rollouts=mode, channels=[out])
+                self.assertIn(said, Document(render.overview(shown, OPERATOR)).text)
+
     def test_links(self) -> None:
         """The next page of a list keeps the filter."""
         links = Document(render.boxes(contents.boxes(), VIEWER)).values("href", "a")
