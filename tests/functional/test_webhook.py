@@ -11,7 +11,7 @@ from twisted.internet import reactor
 from opq_twisted.fleet.store.engine import make_engine
 from opq_twisted.fleet.store.migrate import migrate_database
 from opq_twisted.fleet.store.schema import notice
-from opq_twisted.fleet.webhook.outbox import Event, put
+from opq_twisted.fleet.webhook.outbox import Event, Notice, put
 from opq_twisted.fleet.webhook.signature import sign
 from tests.functional.conftest import StartDaemon
 from tests.functional.fleet import FleetServer, short_folder
@@ -30,7 +30,7 @@ async def test_delivered(start: StartDaemon, updates: Path, tmp_path: Path) -> N
     migrate_database(url)
     engine = make_engine(url)
     with engine.begin() as connection:
-        put(connection, 1_800_000_000.0, Event.HELD, TEXT, numbers={"bad": 3})
+        put(connection, 1_800_000_000.0, Notice(Event.HELD, TEXT, numbers={"bad": 3}))
     receiver = Receiver(reactor, answer("500 x"), answer("500 x"), OK)
     (tmp_path / "secret").write_text(SECRET)
     with short_folder() as folder:

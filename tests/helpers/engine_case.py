@@ -1,6 +1,6 @@
 """A fleet on a clock of its own, whose rollouts an engine judges every few hours."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select, update
@@ -18,7 +18,7 @@ from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.schema import audit, box
-from opq_twisted.fleet.webhook.outbox import Event
+from opq_twisted.fleet.webhook.outbox import Event, Notice
 from opq_twisted.fleet.widen_hours import WidenHours
 from opq_twisted.trust.pace import ALL, ChannelRelease
 from tests.helpers.fleet_rows import NEW, NOW, add_attempt, add_box
@@ -113,19 +113,9 @@ class EngineCase(StoreCase):
     def fail_question(self) -> None:
         raise StoreUnavailable("The database of the fleet cannot be used: it is away.")
 
-    def tell(
-        self,
-        _connection: Connection,
-        _now: float,
-        event: Event,
-        text: str,
-        /,
-        channel: str | None = None,
-        release: int | None = None,
-        numbers: Mapping[str, Any] | None = None,
-    ) -> None:
+    def tell(self, _connection: Connection, _now: float, told: Notice) -> None:
         """Note an event, as a `Notify`."""
-        self.told.append((event, text))
+        self.told.append((told.event, told.text))
 
     def pace_changed(self) -> None:
         """Stand in for what signs a timestamp."""

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, insert
 
 from opq_twisted.fleet.store.schema import attempt, box, notice, rollout
 from opq_twisted.fleet.store.states import BoxState, RolloutState
-from opq_twisted.fleet.webhook.outbox import Event, make_body
+from opq_twisted.fleet.webhook.outbox import Event, Notice, make_body
 from opq_twisted.trust.pace import ALL
 
 #: Two releases, and the time at which everything happens.
@@ -84,7 +84,7 @@ def add_messages(connection: Connection, number: int, next_at: float = NOW) -> N
     rows = [
         {
             "at": NOW,
-            "body": make_body(NOW, Event.HELD, f"message {each}"),
+            "body": make_body(NOW, Notice(Event.HELD, f"message {each}")),
             "tries": 0,
             "next_at": next_at,
         }

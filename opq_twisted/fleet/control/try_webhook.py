@@ -5,7 +5,7 @@ from collections.abc import Callable
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.control.answers import answer_in_json
 from opq_twisted.fleet.control.overview import Content
-from opq_twisted.fleet.webhook.outbox import Event, make_body
+from opq_twisted.fleet.webhook.outbox import Event, Notice, make_body
 from opq_twisted.fleet.webhook.post import NotTaken, Poster
 from opq_twisted.fleet.webhook.schedule import Message
 from opq_twisted.http.request import BoundedRequest
@@ -38,7 +38,7 @@ class WebhookTestResource(PlainResource):
         if self._poster is None:
             raise WebhookFailed("The server has no webhook: start it with --webhook URL.")
         text = "Somebody tries the webhook with opq-fleet webhook-test."
-        body = make_body(self._now(), Event.TEST, text)
+        body = make_body(self._now(), Notice(Event.TEST, text))
         name = self._poster.receiver.name
         try:
             await self._poster.post(Message(0, body, 1))

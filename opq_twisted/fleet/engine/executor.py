@@ -12,7 +12,7 @@ from opq_twisted.fleet.rollouts.rollout import Rollout, find, percent
 from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.schema import rollout
 from opq_twisted.fleet.store.states import RolloutState
-from opq_twisted.fleet.webhook.outbox import Event, Notify
+from opq_twisted.fleet.webhook.outbox import Event, Notice, Notify
 
 #: The name of the engine in the audit.
 WHO = "engine"
@@ -152,16 +152,13 @@ class _Step:
         self, event: Event, clause: str, because: str | None = None, advice: str = ""
     ) -> None:
         known = self._rollout
-        self._notify(
-            self._connection,
-            self._now,
-            event,
+        text = (
             f"Release {known.release} in the channel {known.channel} {clause} "
-            f"{because or self._because}{advice.format(release=known.release)}",
-            channel=known.channel,
-            release=known.release,
-            numbers=self._assessment.to_json(),
+            f"{because or self._because}{advice.format(release=known.release)}"
         )
+        numbers = self._assessment.to_json()
+        told = Notice(event, text, known.channel, known.release, numbers)
+        self._notify(self._connection, self._now, told)
 
 
 def _is_current(connection: Connection, assessed: Rollout) -> bool:

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, func, select
 from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.store.schema import audit, box
 from opq_twisted.fleet.store.states import BoxState
-from opq_twisted.fleet.webhook.outbox import Event, Notify
+from opq_twisted.fleet.webhook.outbox import Event, Notice, Notify
 
 _DAY = 86400.0
 
@@ -27,7 +27,8 @@ def tell_new_keys(connection: Connection, notify: Notify, now: float, who: str) 
     change = "A new key of a box has come in." if keys == 1 else f"{keys:,} new keys have come in."
     because = "They came with reports, and nobody has admitted them: opq-fleet boxes lists them."
     record(connection, AuditNote(who=who, because=because), now, what=_WHAT, change=change)
-    notify(connection, now, Event.ENROLMENT, f"{change} {because}", numbers={"keys": keys})
+    told = Notice(Event.ENROLMENT, f"{change} {because}", numbers={"keys": keys})
+    notify(connection, now, told)
 
 
 def _count(connection: Connection, now: float) -> int:

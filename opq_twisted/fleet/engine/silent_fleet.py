@@ -6,7 +6,7 @@ from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.engine.assessment import Assessment
 from opq_twisted.fleet.engine.outages import note_fleet
 from opq_twisted.fleet.engine.timing import Timing
-from opq_twisted.fleet.webhook.outbox import Event, Notify
+from opq_twisted.fleet.webhook.outbox import Event, Notice, Notify
 
 #: The part of the time of silence after which controls are missed: before that a box is not called
 #: silent, so that no box is while its whole network is down.
@@ -41,6 +41,5 @@ def tell_silence(
     )
     note = AuditNote(who=who, because=because)
     record(connection, note, now, what=event.value, change=change, channel=channel)
-    text = f"{because} {change}"
     numbers = {"heard": controls.heard, "missing": controls.missing}
-    notify(connection, now, event, text, channel=channel, numbers=numbers)
+    notify(connection, now, Notice(event, f"{because} {change}", channel, numbers=numbers))

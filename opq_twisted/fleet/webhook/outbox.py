@@ -2,10 +2,11 @@
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
+from attrs import Factory, frozen
 from sqlalchemy import Connection, insert
 
 from opq_twisted.fleet.store.schema import notice
@@ -34,74 +35,43 @@ class Event(StrEnum):
     TEST = "test"
 
 
-class Notify(Protocol):
-    """Tells somebody of an event, in the transaction of the change that it is about."""
+@frozen
+class Notice:
+    """What a message says."""
 
-    def __call__(
-        self,
-        connection: Connection,
-        now: float,
-        event: Event,
-        text: str,
-        /,
-        channel: str | None = None,
-        release: int | None = None,
-        numbers: Mapping[str, Any] | None = None,
-    ) -> None:
-        """
-        Tell it.
-
-        :param now: seconds since the epoch.
-        :param text: whole sentences for people.
-        :param numbers: what programs may want to know besides.
-        """
+    event: Event
+    #: Whole sentences for people.
+    text: str
+    channel: str | None = None
+    release: int | None = None
+    #: What programs may want to know besides.
+    numbers: Mapping[str, Any] = Factory(dict)
 
 
-def put(
-    connection: Connection,
-    now: float,
-    event: Event,
-    text: str,
-    /,
-    channel: str | None = None,
-    release: int | None = None,
-    numbers: Mapping[str, Any] | None = None,
-) -> None:
+#: Tells somebody of an event, in the transaction of the change that it is about, and with the time
+#: in seconds since the epoch.
+Notify = Callable[[Connection, float, Notice], None]
+
+
+def put(connection: Connection, now: float, told: Notice) -> None:
     """Keep a message that is to be sent; a `Notify`."""
-    body = make_body(now, event, text, channel, release, numbers)
-    row = {"at": now, "body": body, "tries": 0, "next_at": now}
+    row = {"at": now, "body": make_body(now, told), "tries": 0, "next_at": now}
     connection.execute(insert(notice).values(row))
 
 
-def make_body(
-    now: float,
-    event: Event,
-    text: str,
-    channel: str | None = None,
-    release: int | None = None,
-    numbers: Mapping[str, Any] | None = None,
-) -> str:
+def discard(_connection: Connection, _now: float, _told: Notice) -> None:
+    """Keep no message: there is no webhook; a `Notify`."""
+
+
+def make_body(now: float, told: Notice) -> str:
     """Return the JSON of a message, which has an id of its own."""
     body = {
         "id": secrets.token_hex(16),
-        "event": event.value,
+        "event": told.event.value,
         "at": now,
-        "channel": channel,
-        "release": release,
-        "text": text,
-        "numbers": dict(numbers or {}),
+        "channel": told.channel,
+        "release": told.release,
+        "text": told.text,
+        "numbers": dict(told.numbers),
     }
     return json.dumps(body)
-
-
-def discard(
-    _connection: Connection,
-    _now: float,
-    _event: Event,
-    _text: str,
-    /,
-    channel: str | None = None,
-    release: int | None = None,
-    numbers: Mapping[str, Any] | None = None,
-) -> None:
-    """Keep no message: there is no webhook; a `Notify`."""

@@ -1,7 +1,7 @@
 """Sends the messages for the webhook, one at a time, until each is delivered or given up."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection
@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.webhook import outbox
-from opq_twisted.fleet.webhook.outbox import Event
+from opq_twisted.fleet.webhook.outbox import Notice
 from opq_twisted.fleet.webhook.post import NotTaken, Poster
 from opq_twisted.fleet.webhook.schedule import (
     MAX_TRIES,
@@ -70,19 +70,9 @@ class Sender(Heartbeat):
         self.results: Counter[str] = Counter(dict.fromkeys(_RESULTS, 0))
         self.run_now()
 
-    def put(
-        self,
-        connection: Connection,
-        now: float,
-        event: Event,
-        text: str,
-        /,
-        channel: str | None = None,
-        release: int | None = None,
-        numbers: Mapping[str, Any] | None = None,
-    ) -> None:
+    def put(self, connection: Connection, now: float, told: Notice) -> None:
         """Keep a message, and send it soon after the commit; a `Notify`."""
-        outbox.put(connection, now, event, text, channel, release, numbers)
+        outbox.put(connection, now, told)
         # The functions of `write` run one after the other: the next one comes after the commit.
         self._reactor.callFromThread(self.run_now)
 

@@ -1,11 +1,12 @@
 """What is kept for the webhook."""
 
 import json
+from functools import partial
 
 from sqlalchemy import select
 
 from opq_twisted.fleet.store.schema import notice
-from opq_twisted.fleet.webhook.outbox import Event, discard, put
+from opq_twisted.fleet.webhook.outbox import Event, Notice, discard, put
 from tests.helpers.fleet_rows import NEW, NOW
 from tests.helpers.store_case import StoreCase, on_each_database
 
@@ -20,9 +21,8 @@ class OutboxTests(StoreCase):
     def test_put(self) -> None:
         """A message has a sentence and the numbers, and an id of its own."""
         for _ in range(2):
-            self.write(
-                lambda store: put(store, NOW, Event.HELD, "Held.", "stable", NEW, {"bad": 3})
-            )
+            told = Notice(Event.HELD, "Held.", "stable", NEW, {"bad": 3})
+            self.write(partial(put, now=NOW, told=told))
         first, second = (json.loads(body) for body in self.bodies())
         self.assertNotEqual(first.pop("id"), second.pop("id"))
         self.assertEqual(
@@ -40,5 +40,5 @@ class OutboxTests(StoreCase):
 
     def test_discard(self) -> None:
         """Without a webhook nothing is kept."""
-        self.write(lambda store: discard(store, NOW, Event.DONE, "Done."))
+        self.write(lambda store: discard(store, NOW, Notice(Event.DONE, "Done.")))
         self.assertEqual(self.bodies(), [])

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from opq_twisted import __version__
-from opq_twisted.fleet.webhook.outbox import Event, make_body
+from opq_twisted.fleet.webhook.outbox import Event, Notice, make_body
 from opq_twisted.fleet.webhook.post import TIMEOUT, NotTaken, Poster, Receiver, make_agent
 from opq_twisted.fleet.webhook.schedule import Message
 from opq_twisted.fleet.webhook.signature import sign
@@ -27,7 +27,8 @@ class PosterTests(TestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.message = Message(1, make_body(NOW, Event.HELD, "It is held \u2013 look."), 1)
+        told = Notice(Event.HELD, "It is held \u2013 look.")
+        self.message = Message(1, make_body(NOW, told), 1)
 
     def receive(self, *answers: bytes, tls: bool = False) -> None:
         context = None

@@ -3,7 +3,7 @@
 from sqlalchemy import func, select, update
 
 from opq_twisted.fleet.store.schema import notice
-from opq_twisted.fleet.webhook.outbox import Event, put
+from opq_twisted.fleet.webhook.outbox import Event, Notice, put
 from opq_twisted.fleet.webhook.schedule import (
     MAX_TRIES,
     MAX_WAITING,
@@ -23,7 +23,7 @@ class ScheduleTests(StoreCase):
     """Messages in the database."""
 
     def put(self, text: str = "It is held.", at: float = NOW) -> None:
-        self.write(lambda store: put(store, at, Event.HELD, text))
+        self.write(lambda store: put(store, at, Notice(Event.HELD, text)))
 
     def claim(self, at: float = NOW) -> Message | None:
         return self.write(lambda store: claim(store, at))

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 
 from opq_twisted.fleet.store.schema import notice
-from opq_twisted.fleet.webhook.outbox import Event
+from opq_twisted.fleet.webhook.outbox import Event, Notice
 from opq_twisted.fleet.webhook.post import NotTaken, Poster, Receiver
 from opq_twisted.fleet.webhook.schedule import MAX_TRIES, MAX_WAITING, PAUSES, Message
 from opq_twisted.fleet.webhook.sender import PERIOD, Sender
@@ -82,7 +82,8 @@ class SenderTests(StoreCase):
 
     def put(self, text: str = "It is held.", sender: Sender | None = None) -> None:
         keep = (sender or self.sender).put
-        self.write(lambda store: keep(store, NOW + self.clock.seconds(), Event.HELD, text))
+        told = Notice(Event.HELD, text)
+        self.write(lambda store: keep(store, NOW + self.clock.seconds(), told))
         self.clock.advance(0)
         self.clock.advance(0)
 
