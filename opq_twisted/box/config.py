@@ -16,6 +16,7 @@ from opq_twisted.box.network.urls import read_url
 from opq_twisted.box.window import DailyWindow
 from opq_twisted.common import files
 from opq_twisted.common.errors import ConfigInvalid
+from opq_twisted.http.host_name import is_host_name
 from opq_twisted.trust.offer import STABLE, is_channel
 
 #: The first product in the User-Agent of a box's agent. It is not allowed in `programs`, because a
@@ -41,8 +42,6 @@ _MAX_SECONDS = 1e9
 _AUTHORITY = re.compile(r"[A-Za-z]+://[^/?#]*")
 #: The name of a product in a User-Agent (RFC 9110, sections 5.6.2 and 10.1.5).
 _PRODUCT = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-#: A name, with an optional port.
-_HOST = re.compile(r"[^\s/?#@:\[\]]{1,253}(:\d{1,5})?")
 
 
 def _positive(_: object, attribute: "Attribute[Any]", value: float) -> None:
@@ -71,7 +70,7 @@ def _products(_: object, attribute: "Attribute[Any]", value: tuple[str, ...]) ->
 
 def _host_names(_: object, attribute: "Attribute[Any]", value: tuple[str, ...]) -> None:
     for name in value:
-        if not _HOST.fullmatch(name):
+        if not is_host_name(name):
             raise ValueError(
                 f'{attribute.name} must be names such as "box.example.org", not {name[:40]!r}'
             )

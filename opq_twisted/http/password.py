@@ -51,12 +51,14 @@ class PasswordHash:
 
     @classmethod
     def parse(cls, text: str) -> "PasswordHash | None":
-        """Parse a PHC string; None if it is malformed, or a check would take too much memory."""
+        """Parse a PHC string; None if it is malformed, or there is no memory to check it."""
         match = _HASH.fullmatch(text)
         if match is not None:
             ln, r, p = (int(number) for number in match.groups()[:3])
             salt, digest = (_decode(part) for part in match.groups()[3:])
-            if ln and r and p and salt and digest and 128 * r * 2**ln <= _MAX_MEMORY:
+            # N is smaller than 2 to the power of 16 r (RFC 7914, section 6).
+            is_possible = 0 < ln < 16 * r and p and 128 * r * 2**ln <= _MAX_MEMORY
+            if is_possible and salt and digest:
                 return cls(ln, r, p, salt, digest)
         return None
 

@@ -1,7 +1,7 @@
 """The options of the fleet on the command line of the server, and what is made of them."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from twisted.internet import reactor
 
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.http.connection_limits import ConnectionLimits
+from opq_twisted.http.host_name import is_host_name
 from opq_twisted.server.web.long_poll import LongPollers
 from opq_twisted.server.web_url import is_web_url
 
@@ -63,6 +64,15 @@ def _webhook(text: str) -> str:
     return text
 
 
+def _hosts(text: str) -> Sequence[str]:
+    hosts = [each.strip() for each in text.split(",") if each.strip()]
+    for host in hosts:
+        # A name that no browser sends would be of no use, and nobody would know why.
+        if not is_host_name(host) or "*" in host:
+            raise ValueError(f"--fleet-host {host}: give names such as fleet.example.org.")
+    return hosts
+
+
 #: Connections to the page of the fleet: in total, and of one client.
 _PAGE_CONNECTIONS, _PAGE_CONNECTIONS_EACH = 200, 50
 
@@ -101,7 +111,10 @@ FLEET_PARAMETERS: tuple[list[Any], ...] = (
         *("fleet-port", None, None),
         "TCP port or endpoint of that page [default: tcp:8152:interface=127.0.0.1]",
     ],
-    ["fleet-host", None, None, "Names of that page besides those of the machine, with commas"],
+    [
+        *("fleet-host", None, None),
+        *("Names of that page besides those of the machine, with commas", _hosts),
+    ],
 )
 
 
@@ -166,7 +179,7 @@ def _page_settings(options: Mapping[str, Any], limits: ConnectionLimits) -> "Pag
         return None
     settings = PageSettings(
         operators=Path(options["fleet-operators"]),
-        hosts=[each.strip() for each in (options["fleet-host"] or "").split(",") if each.strip()],
+        hosts=options["fleet-host"] or (),
         limits=evolve(limits, connections=_PAGE_CONNECTIONS, each=_PAGE_CONNECTIONS_EACH),
     )
     port = options["fleet-port"]

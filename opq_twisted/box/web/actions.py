@@ -165,7 +165,7 @@ class Unblock(Action):
     async def act(self, request: BoundedRequest) -> Reply:
         """Unblock the release in the form field `release`."""
         try:
-            version = parse_version(_field(request, b"release"))
+            version = parse_version(_field(request, "release"))
         except InvalidName:
             return self.answer(
                 request, BAD_REQUEST, "Name the release in the form field: release=VERSION."
@@ -180,10 +180,11 @@ def as_json(code: int, content: dict[str, Any]) -> Reply:
     return Reply.of(code, json.dumps(content).encode() + b"\n", b"application/json")
 
 
-def _field(request: BoundedRequest, name: bytes) -> str:
+def _field(request: BoundedRequest, name: str) -> str:
     body: bytes = request.content.read() if request.content else b""
     try:
-        fields = parse_qs(body, max_num_fields=10)
+        # From bytes it would make ASCII only.
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
     except ValueError:
         return ""
-    return fields.get(name, [b""])[0].decode("ascii", "replace")
+    return fields.get(name, [""])[0]

@@ -140,13 +140,11 @@ def _read_form(request: BoundedRequest) -> Mapping[str, str]:
     """Read the fields of a form; one that was left empty is not there."""
     body: bytes = request.content.read() if request.content else b""
     try:
-        found = parse_qs(body, max_num_fields=_MAX_FIELDS)
+        # From bytes it would make ASCII only, and a reason may have other letters.
+        found = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_MAX_FIELDS)
     except ValueError:
         raise RequestInvalid(f"The form has more than {_MAX_FIELDS} fields.") from None
     for name, values in found.items():
         if len(values) != 1:
-            raise RequestInvalid(f"The field {name.decode('latin-1')!r} is there twice.")
-    return {
-        name.decode("latin-1"): values[0].decode("utf-8", "replace")
-        for name, values in found.items()
-    }
+            raise RequestInvalid(f"The field {name[:40]!r} is there twice.")
+    return {name: values[0] for name, values in found.items()}

@@ -11,7 +11,8 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.fleet.web.operators import MAX_FILE, Operator, OperatorsInvalid, parse
 
-#: Tells whether a file has changed: its device, number, size and time, and its permissions.
+#: Tells whether a file has changed: its device, number and size, the time of its content, and the
+#: time of any change. A copy may keep the former (cp -p), and nobody can set the latter.
 _Identity = tuple[int, ...]
 
 
@@ -65,7 +66,7 @@ class OperatorsFile:
             found = os.stat(self._path)
         except OSError:
             return None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _read(self) -> Mapping[str, Operator]:
         try:

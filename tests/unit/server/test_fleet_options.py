@@ -158,6 +158,15 @@ class FleetOptionsTests(SynchronousTestCase):
         self.start(*options)
         self.assertEqual(said, [])
 
+    def test_hosts(self) -> None:
+        """What no browser sends as a name is refused, and not ignored."""
+        page = ("--fleet-operators", "/x")
+        for host in ("https://fleet.example/", "a.example, */", "*.example", "[::1]"):
+            error = self.assertRaises(
+                WrongCommandLine, self.start, "--fleet-db", self.url, *page, "--fleet-host", host
+            )
+            self.assertIn("give names such as fleet.example.org", str(error))
+
     def test_webhook(self) -> None:
         """The secret needs a webhook; the URL has no user, and is not quoted: it is a secret."""
         options = ("--fleet-db", self.url)

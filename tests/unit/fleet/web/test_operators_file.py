@@ -44,6 +44,14 @@ class OperatorsFileTests(SynchronousTestCase):
         self.assertEqual(file.operators(), {"vera": VERA})
         self.assertEqual(self.changes, 1)
 
+    def test_same_size_and_time(self) -> None:
+        """A copy that keeps the time of its original is noticed, also if it has the same size."""
+        file = self.open()
+        before = self.path.stat()
+        self.path.write_text(self.path.read_text().replace("anna", "hans"))
+        os.utime(self.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        self.assertEqual([*file.operators()], ["hans"])
+
     def test_touched(self) -> None:
         """A file whose content is the same tells nobody."""
         file = self.open()

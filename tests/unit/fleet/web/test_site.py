@@ -295,6 +295,13 @@ class ActionTests(PageCase):
         self.hold(OPERATOR, because=" one\r\ntwo ")
         self.assertEqual(self.audit()[0][2], "one two")
 
+    def test_languages(self) -> None:
+        """A reason may have the letters of any language."""
+        reason = "fällt um: „3 von 5“ 失敗"
+        self.assertEqual(self.hold(OPERATOR, because=reason).status, 200)
+        self.assertEqual(self.audit()[0][2], reason)
+        self.assertIn(reason, self.page.get("/fleet/audit", VIEWER, *BROWSER).text)
+
     def test_forms(self) -> None:
         """A form with wrong fields, or a body of another kind, is refused with a sentence."""
         for path, body, status in (
