@@ -109,11 +109,11 @@ FLEET_PARAMETERS: tuple[list[Any], ...] = (
     ["fleet-operators", None, None, "File with the operators of the page of the fleet"],
     [
         *("fleet-port", None, None),
-        "TCP port or endpoint of that page [default: tcp:8152:interface=127.0.0.1]",
+        "TCP port or endpoint of the fleet's page [default: tcp:8152:interface=127.0.0.1]",
     ],
     [
         *("fleet-host", None, None),
-        *("Names of that page besides those of the machine, with commas", _hosts),
+        *("Names of the fleet's page besides those of the machine, with commas", _hosts),
     ],
 )
 

@@ -51,6 +51,7 @@ def channel(**changes: Any) -> Content:
         "release": NEW,
         "state": "baking",
         "bp": 500,
+        "first_bp": 100,
         "ceiling_bp": 10_000,
         "critical": False,
         "announced_at": NOW - 34 * _HOUR,

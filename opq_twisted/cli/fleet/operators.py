@@ -118,6 +118,11 @@ def _change(path: Path, change: Callable[[str], str]) -> None:
 def _read(path: Path) -> str:
     try:
         return files.read(path, MAX_FILE).decode()
+    except FileNotFoundError:
+        raise OperatorsInvalid(
+            f"{path} is not there: opq-fleet add-operator makes it, or name another file with "
+            "--operators."
+        ) from None
     except UnicodeDecodeError:
         raise OperatorsInvalid(f"The operators' file {path} is not UTF-8.") from None
 

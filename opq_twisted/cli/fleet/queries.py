@@ -27,6 +27,7 @@ def status(options: argparse.Namespace) -> int:
         say_json(found.content)
         return _exit_code(found)
     _say_channels(found)
+    _say_row("Channels", rows.no_channel_lines(found))
     _say_row("Fleet", rows.fleet_lines(found))
     _say_row("Needs", rows.need_lines(found.part("needs")))
     _say_row("Changes", (rows.change_line(each) for each in found.parts("changes")))
@@ -53,7 +54,7 @@ def boxes(options: argparse.Namespace) -> None:
     now = time.time()
     titles = ("BOX", "KEY", "RELEASE", "STATE", "WAITS FOR", "SEEN")
     if not say_table(titles, (rows.box_row(each, now) for each in found)):
-        say("There is no such box.")
+        say("There are no such boxes.")
 
 
 def box(options: argparse.Namespace) -> None:
@@ -99,6 +100,7 @@ def release(options: argparse.Namespace) -> int:
         say_json(found.content)
         return _exit_code(found)
     _say_channels(found)
+    _say_row("Channels", rows.no_channel_lines(found))
     _say_row("Run by", [formats.boxes(found.integer("boxes"))])
     _say_row("Bad for", map(rows.bad_line, found.parts("bad")))
     _say_row("Changes", (rows.change_line(each) for each in found.parts("changes")))

@@ -43,6 +43,12 @@ def mode_lines(found: Document) -> Iterator[str]:
         yield MODES[mode]
 
 
+def no_channel_lines(found: Document) -> Iterator[str]:
+    """Say that there is no rollout to show."""
+    if not any(found.parts("channels")):
+        yield "none has named a release since this server has a fleet"
+
+
 def fleet_lines(found: Document) -> Iterator[str]:
     """Describe which releases boxes run, and what they wait for."""
     yield (

@@ -49,13 +49,15 @@ def release_page(connection: Connection, release: int, now: float, judge: Judge)
     """
     Return the state of a release in its channels.
 
-    :raises RolloutUnknown: if no channel has named it.
+    :raises RolloutUnknown: if no channel has named it, and no box runs it.
     """
     known = find(connection, rollout.c.release == release)
-    if not known:
+    boxes = count_running(connection, release)
+    # At first, boxes run a release that is older than the fleet's database.
+    if not known and not boxes:
         raise RolloutUnknown(
-            f"No channel has named release {release}: opq-fleet releases lists those that there "
-            "were."
+            f"No channel has named release {release}, and no box runs it: opq-fleet releases lists "
+            "those that there were."
         )
     silence = judge.silence(connection, now, {each.channel for each in known})
     return {
@@ -63,8 +65,8 @@ def release_page(connection: Connection, release: int, now: float, judge: Judge)
         "rollouts": judge.mode,
         "release": release,
         "channels": describe_rollouts(connection, known, now, judge, silence),
-        "boxes": count_running(connection, release),
-        "bad": pages.list_bad_boxes(connection, release),
+        "boxes": boxes,
+        "bad": pages.list_bad_boxes(connection, release, silence),
         "changes": pages.list_changes(connection, None, _CHANGES, release),
         "held": any(each.is_held for each in known),
     }

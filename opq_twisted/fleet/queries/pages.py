@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, Connection, Select, and_, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, or_, select, tuple_
 
 from opq_twisted.fleet.queries.census import is_counted
+from opq_twisted.fleet.queries.outcomes import SILENT
+from opq_twisted.fleet.queries.silence import Silence, is_silent
 from opq_twisted.fleet.store.schema import attempt, audit, box, rollout
 from opq_twisted.fleet.store.states import TRIED
 from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome
@@ -89,13 +91,24 @@ def list_last_attempts(connection: Connection, keys: Sequence[int]) -> list[Row]
     return _rows(connection, query.limit(_ATTEMPTS))
 
 
-def list_bad_boxes(connection: Connection, release: int, limit: int = 20) -> list[Row]:
-    """List boxes whose attempt ended badly, and why; silent ones have not ended."""
+def list_bad_boxes(
+    connection: Connection, release: int, silence: Silence, limit: int = 20
+) -> list[Row]:
+    """
+    List boxes on which a release went badly, and why.
+
+    :param silence: since when boxes are silent; they have the outcome `silent`.
+    """
+    outcome = func.coalesce(attempt.c.outcome, SILENT).label("outcome")
     query = (
-        select(box.c.box_id, box.c.key_id, attempt.c.outcome, attempt.c.reason, attempt.c.ended_at)
+        select(box.c.box_id, box.c.key_id, outcome, attempt.c.reason, attempt.c.ended_at)
         .join(box, box.c.id == attempt.c.box)
-        .where(attempt.c.release == release, box.c.state.in_(TRIED), _is_bad())
-        .order_by(attempt.c.outcome.desc(), attempt.c.reason, attempt.c.box)
+        .where(
+            attempt.c.release == release,
+            box.c.state.in_(TRIED),
+            or_(_is_bad(), is_silent(silence)),
+        )
+        .order_by(outcome.desc(), attempt.c.reason, attempt.c.box)
     )
     return _rows(connection, query.limit(limit))
 

@@ -119,9 +119,10 @@ def widen(connection: Connection, order: Order, to_bp: int | None = None) -> Rol
 def _find(connection: Connection, order: Order, what: str) -> Rollout:
     known = _named(connection, order)
     if not known:
-        where = "no channel" if order.channel is None else f"no channel {order.channel[:40]!r}"
+        who = "No channel" if order.channel is None else f"No channel {order.channel[:40]!r}"
         raise RolloutUnknown(
-            f"Release {order.release} was announced in {where}: opq-fleet releases lists all."
+            f"{who} has named release {order.release}: opq-fleet releases lists those that there "
+            "were."
         )
     known = [each for each in known if not each.is_superseded] or known
     if len(known) > 1:

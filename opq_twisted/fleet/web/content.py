@@ -11,6 +11,7 @@ from opq_twisted.fleet.queries.bad_boxes import name_bad_boxes
 from opq_twisted.fleet.queries.history import read_history
 from opq_twisted.fleet.queries.shares import read_shares
 from opq_twisted.fleet.queries.silence import Silence
+from opq_twisted.fleet.rollouts.steps import first_step
 from opq_twisted.fleet.store.schema import audit
 
 Content = Mapping[str, Any]
@@ -62,6 +63,7 @@ def _detailed(connection: Connection, channel: Content, silence: Silence) -> Con
     return {
         **channel,
         "bad_boxes": bad,
+        "first_bp": first_step(connection, name),
         "hold": _last_hold(connection, name, release) if channel["state"] == "held" else None,
         "silent_since": find_fleet_outage(connection, name),
     }

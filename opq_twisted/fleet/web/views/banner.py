@@ -62,16 +62,17 @@ class Banner:
         bp, ceiling = channel["bp"], channel["ceiling_bp"]
         numbers = _count(channel) if assessment is None else _take(assessment)
         tone, label, then = _describe(channel, mode)
-        steps = sorted({*(each for each in STEPS if each < ceiling), bp, ceiling} - {0})
+        shares = sorted({*(each for each in STEPS if each < ceiling), bp, ceiling} - {0})
         return cls(
             tone=tone,
             state=label,
             next=then,
             sentence=_sentence(assessment),
             excused=_excused(channel),
-            steps=steps,
-            wider=[each for each in steps if each > bp],
-            resumable=[each for each in reversed(steps) if each <= bp] if state == "held" else [],
+            # A small fleet begins with more than the smallest step.
+            steps=[each for each in shares if each >= min(bp, channel["first_bp"])],
+            wider=[each for each in shares if each > bp],
+            resumable=[each for each in reversed(shares) if each <= bp] if state == "held" else [],
             **numbers,
         )
 

@@ -75,7 +75,7 @@ ACTIONS: Mapping[str, str] = {
 
 #: The headings of pages about an error.
 TITLES: Mapping[int, str] = {
-    400: "This request cannot be understood",
+    400: "Something is missing or wrong",
     401: "Who are you?",
     403: "You may not do this",
     404: "There is nothing here",

@@ -212,8 +212,9 @@ class ReadingTests(FleetCase):
 
     def test_nothing(self) -> None:
         """An empty fleet is no error."""
+        self.assertIn("none has named a release", self.said("status"))
         self.assertIn("0 boxes", self.said("status"))
-        self.assertEqual(self.said("boxes"), "There is no such box.\n")
+        self.assertEqual(self.said("boxes"), "There are no such boxes.\n")
         self.assertEqual(self.said("releases"), "No channel has named a release yet.\n")
         self.assertEqual(self.said("audit"), "Nobody has changed anything yet.\n")
         self.assertIn("No attempt", self.said("box", "7"))

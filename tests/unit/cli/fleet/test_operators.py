@@ -104,6 +104,8 @@ class OperatorsTests(OperatorsCase):
             for command in ("add-token", "add-operator"):
                 _, error = self.run_command(command, name, "--role", "viewer", code=1)
                 self.assertTrue(error.startswith(f"opq-fleet: {name!r} is "), error)
+        _, error = self.run_command("operators", code=1)
+        self.assertIn("is not there: opq-fleet add-operator makes it", error)
         self.file.write_text("nonsense\n")
         for line in ("operators", "add-token anna --role viewer"):
             _, error = self.run_command(*line.split(), code=1)

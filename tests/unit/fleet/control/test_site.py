@@ -84,6 +84,12 @@ class ReadingTests(ControlCase):
         self.assertEqual(answer.status, 404)
         self.assertIn("No channel has named release 12", json.loads(answer.body)["error"])
 
+    def test_older_release(self) -> None:
+        """A release that boxes ran before there was a fleet is shown without a channel."""
+        self.write(lambda connection: add_box(connection, 9, release=11))
+        found = self.control.get("/release?release=11")
+        self.assertEqual((found["channels"], found["boxes"], found["held"]), ([], 1, False))
+
     def test_pages(self) -> None:
         """Lists come in pages of at most a limit, and say whether more may follow."""
         page = self.control.get("/boxes?limit=1")

@@ -168,13 +168,18 @@ class BoxTests(StoreCase):
                 1,
             ):
                 add_attempt(connection, add_box(connection, number), outcome, reason)
+            silent = add_box(connection, 6, last_seen=NOW - SILENT_AFTER - 1)
+            add_attempt(connection, silent, None)
 
         self.write(change)
-        found = self.read(lambda connection: pages.list_bad_boxes(connection, NEW))
+        found = self.read(lambda connection: pages.list_bad_boxes(connection, NEW, SILENCE))
         self.assertEqual(
-            [(each["box_id"], each["reason"]) for each in found], [(4, "rescued"), (3, "archive")]
+            [(each["box_id"], each["outcome"], each["reason"]) for each in found],
+            [(6, "silent", None), (4, "returned", "rescued"), (3, "failed", "archive")],
         )
-        self.assertEqual(self.read(lambda connection: pages.list_bad_boxes(connection, OLD)), [])
+        self.assertEqual(
+            self.read(lambda connection: pages.list_bad_boxes(connection, OLD, SILENCE)), []
+        )
 
 
 @on_each_database

@@ -281,7 +281,7 @@ class ActionTests(PageCase):
         """A refused form can be mended: all that was typed is in the page again."""
         answer = self.hold(OPERATOR, *BROWSER, release=1, because="it's <b>bad</b>")
         self.assertEqual(answer.status, 404)
-        self.assertIn("Release 1 was announced in no channel", answer.text)
+        self.assertIn("No channel &#39;stable&#39; has named release 1:", answer.text)
         self.assertIn("it&#39;s &lt;b&gt;bad&lt;/b&gt;", answer.text)
         self.assertIn('action="/fleet/hold"', answer.text)
         self.assertIn('name="channel" value="stable"', answer.text)

@@ -8,6 +8,7 @@ from jinja2 import UndefinedError
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.web.views import render
+from opq_twisted.fleet.web.views.banner import Banner
 from opq_twisted.fleet.web.views.viewer import Viewer
 from tests.helpers import fleet_contents as contents
 
@@ -174,6 +175,13 @@ class PageTests(SynchronousTestCase):
         self.assertEqual({*parts}, {*Document(page.encode()).values("data-live")})
         for part in parts.values():
             self.assertIn(part, page)
+
+    def test_small_fleet(self) -> None:
+        """A rollout that began with 20 % shows no step before that, but can be resumed at it."""
+        held = {**contents.held(), "bp": 2000, "first_bp": 2000}
+        banner = Banner.of(held, "auto")
+        self.assertEqual(banner.steps, [2000, 5000, 10_000])
+        self.assertEqual(banner.resumable, [2000, 500])
 
     def test_out_and_bad(self) -> None:
         """A release that is out to all boxes, and is bad, is not shown as one that is well."""
