@@ -15,6 +15,7 @@ from sqlalchemy import func, select, text
 from twisted.internet import reactor
 
 from benchmarks import servers
+from benchmarks.engine_runs import measure_runs
 from benchmarks.figures import report, report_ratio
 from benchmarks.fleet_data import FIRST, WEEK, fill
 from benchmarks.fleet_load import asking_for_version, send
@@ -44,6 +45,8 @@ def measure(name: str, url: str, place: Path, options: argparse.Namespace) -> No
     boxes = [SimulatedBox(number) for number in range(1, options.boxes + 1)]
     prepare(url, boxes)
     report(f"{name}: MB of the database", size_of(url, place), at_most=250)
+    taken, _ = measure_runs(url)
+    report(f"{name}: seconds of a run of the engine", median(taken), at_most=1)
     with fleet_server(None, place) as plain, fleet_server(url, place) as server:
         more = (server.memory() - plain.memory()) / 1e6
         report(f"{name}: MB of memory more than without a fleet", more, at_most=60)
@@ -76,6 +79,7 @@ def fleet_server(url: str | None, place: Path) -> Iterator[Server]:
     options = []
     if url is not None:
         options = ["--fleet-db", url, "--fleet-socket", str(place / "fleet.sock")]
+        options += ["--rollouts", "auto"]
     with servers.update_server(updates, place, options=options) as server:
         server.settle()
         yield server

@@ -27,13 +27,26 @@ WEEK = 7 * 86400
 #: The release before the first one that has attempts.
 FIRST = 1547860803
 
+#: The share of the boxes that have got the newest release so far, in hundredths of a percent.
+_DRAWN = 5000
+
+#: Seconds between the reports of a box that waits for its turn, and of the others.
+_OFTEN, _DAILY = 3 * 3600, 86400
+
+#: Of so many boxes one is away for days.
+_AWAY = 50
+
 _Row = dict[str, Any]
 
 
 def fill(
     database: Database, boxes: Sequence[SimulatedBox], releases: int, now: float, seed: int = 1
 ) -> None:
-    """Write boxes, each with an attempt for each of so many releases, and the rollouts of these."""
+    """
+    Write boxes, each with an attempt for each of so many releases, and the rollouts of these.
+
+    The last release has got to half of the boxes. Attempts are in the order of time.
+    """
     chosen = random.Random(seed)
     versions = [FIRST + WEEK * number for number in range(releases + 1)]
     _write(database, box, (_box(chosen, each, versions, now) for each in boxes))
@@ -43,8 +56,9 @@ def fill(
         attempt,
         (
             _attempt(chosen, each.number, before, version, now - WEEK * (len(versions) - index))
-            for each in boxes
             for index, (before, version) in enumerate(pairwise(versions), 1)
+            for each in boxes
+            if version != versions[-1] or _is_drawn(each)
         ),
     )
     if database.engine.dialect.name == "postgresql":
@@ -99,7 +113,10 @@ def _converted(name: str, value: Any) -> Any:
 
 
 def _box(chosen: random.Random, simulated: SimulatedBox, versions: list[int], now: float) -> _Row:
-    is_new = chosen.random() < 0.9
+    is_new = _is_drawn(simulated)
+    pause = _DAILY if is_new else _OFTEN
+    is_away = simulated.number % _AWAY == 0
+    last_seen = now - chosen.random() * (14 * 86400 if is_away else pause)
     return {
         "id": simulated.number,
         "key_id": key_id(simulated.public),
@@ -122,8 +139,14 @@ def _box(chosen: random.Random, simulated: SimulatedBox, versions: list[int], no
         "seq": simulated.seq,
         "digest": chosen.randbytes(32),
         "first_seen": now - WEEK * len(versions),
-        "last_seen": now - chosen.random() ** 4 * 14 * 86400,
+        "last_seen": last_seen,
+        "due": last_seen + pause,
     }
+
+
+def _is_drawn(simulated: SimulatedBox) -> bool:
+    """Whether it has got the last release."""
+    return simulated.number * 7919 % ALL < _DRAWN
 
 
 def _rollouts(versions: list[int], now: float) -> Iterator[_Row]:
@@ -135,8 +158,8 @@ def _rollouts(versions: list[int], now: float) -> Iterator[_Row]:
             "release": version,
             "sha256": f"{version:064x}",
             "ceiling_bp": ALL,
-            "bp": ALL,
-            "state": RolloutState.DONE if last else RolloutState.SUPERSEDED,
+            "bp": _DRAWN if last else ALL,
+            "state": RolloutState.BAKING if last else RolloutState.SUPERSEDED,
             "critical": False,
             "was_held": False,
             "announced_at": at,

@@ -11,6 +11,7 @@ from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.store.schema import attempt, box, engine, notice, rollout
 from opq_twisted.fleet.store.states import RolloutState
+from opq_twisted.fleet.store.unindexed import unindexed
 from opq_twisted.report.codes import Outcome
 from opq_twisted.trust.offer import STABLE
 
@@ -58,7 +59,8 @@ def count_fleet(connection: Connection, judge: Judge, now: float) -> Figures:
 
 def _count_boxes(connection: Connection, named: set[str]) -> Mapping[tuple[str, str], int]:
     """Count keys; a box can name any channel, and a new one in each report."""
-    query = select(box.c.channel, box.c.state, func.count()).group_by(box.c.channel, box.c.state)
+    keys = unindexed(box.c.channel), box.c.state
+    query = select(*keys, func.count()).group_by(*keys)
     counts: Counter[tuple[str, str]] = Counter()
     for channel, state, number in connection.execute(query):
         known = "unknown" if channel is None else channel if channel in named else "other"

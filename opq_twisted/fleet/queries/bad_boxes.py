@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, case, func, select
 
-from opq_twisted.fleet.queries.outcomes import SILENT
-from opq_twisted.fleet.queries.silence import Silence, is_silent
+from opq_twisted.fleet.queries.outcomes import SILENT, bad_attempts
+from opq_twisted.fleet.queries.silence import Silence
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import TRIED
-from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome
+from opq_twisted.fleet.store.unindexed import unindexed
 
 #: Boxes that are named for each reason, and in all.
 _NAMED, _MOST = 5, 60
@@ -25,24 +25,18 @@ def name_bad_boxes(
     :param after: only attempts that were first reported after this time count; None for all.
     """
     reason = case((attempt.c.outcome.is_(None), SILENT), else_=attempt.c.reason).label("reason")
-    ended_badly = or_(
-        attempt.c.outcome == Outcome.RETURNED,
-        and_(attempt.c.outcome == Outcome.FAILED, attempt.c.reason.in_(RELEASE_AT_FAULT)),
-    )
-    bad = (
+    tried = (
         select(reason, box.c.id, box.c.box_id, box.c.key_id)
         .select_from(attempt.join(box, box.c.id == attempt.c.box))
         .where(
             attempt.c.release == release,
-            box.c.channel == channel,
+            unindexed(box.c.channel) == channel,
             box.c.state.in_(TRIED),
             attempt.c.received > (after or 0.0),
-            or_(ended_badly, is_silent(silence)),
         )
-        # A box may have failed more than once for the same reason.
-        .distinct()
-        .subquery()
     )
+    # A box may have failed more than once for the same reason.
+    bad = bad_attempts(tried, silence)
     place = func.row_number().over(partition_by=bad.c.reason, order_by=bad.c.id).label("place")
     numbered = select(bad, place).subquery()
     query = select(numbered).where(numbered.c.place <= _NAMED)

@@ -9,6 +9,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Subquery,
     and_,
     case,
     exists,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    union,
     union_all,
 )
 
@@ -127,6 +129,21 @@ def has_failed() -> ColumnElement[bool]:
     """Return the condition that an attempt has ended and was not successful."""
     # PostgreSQL finds these by the index, but it reads all rows for a "!=".
     return or_(attempt.c.outcome < Outcome.UPDATED, attempt.c.outcome > Outcome.UPDATED)
+
+
+def bad_attempts(tried: Select[Any], silence: Silence) -> Subquery:
+    """
+    Return the rows of a query that are of attempts which count against their release, none twice.
+
+    :param tried: reads attempts and their boxes.
+    :param silence: since when boxes are silent.
+    """
+    # With one "or" for all, SQLite would read all attempts of the release.
+    ended_badly = and_(
+        attempt.c.outcome.in_((Outcome.RETURNED, Outcome.FAILED)),
+        or_(attempt.c.outcome == Outcome.RETURNED, attempt.c.reason.in_(RELEASE_AT_FAULT)),
+    )
+    return union(tried.where(ended_badly), tried.where(is_silent(silence))).subquery()
 
 
 def merge(results: Iterable[Result]) -> list[Result]:

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, func, literal, select, tuple_
 
 from opq_twisted.fleet.queries.census import is_counted
-from opq_twisted.fleet.queries.outcomes import SILENT
-from opq_twisted.fleet.queries.silence import Silence, is_silent
+from opq_twisted.fleet.queries.outcomes import SILENT, bad_attempts
+from opq_twisted.fleet.queries.silence import Silence
 from opq_twisted.fleet.store.schema import attempt, audit, box, rollout
 from opq_twisted.fleet.store.states import TRIED
-from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome
 
 #: Rows of a page.
 PAGE = 500
@@ -100,15 +99,15 @@ def list_bad_boxes(
     :param silence: since when boxes are silent; they have the outcome `silent`.
     """
     outcome = func.coalesce(attempt.c.outcome, SILENT).label("outcome")
-    query = (
-        select(box.c.box_id, box.c.key_id, outcome, attempt.c.reason, attempt.c.ended_at)
+    shown = box.c.box_id, box.c.key_id, outcome, attempt.c.reason, attempt.c.ended_at
+    tried = (
+        select(attempt.c.box, *shown)
         .join(box, box.c.id == attempt.c.box)
-        .where(
-            attempt.c.release == release,
-            box.c.state.in_(TRIED),
-            or_(_is_bad(), is_silent(silence)),
-        )
-        .order_by(outcome.desc(), attempt.c.reason, attempt.c.box)
+        .where(attempt.c.release == release, box.c.state.in_(TRIED))
+    )
+    bad = bad_attempts(tried, silence)
+    query = select(*(bad.c[each.key] for each in shown)).order_by(
+        bad.c.outcome.desc(), bad.c.reason, bad.c.box
     )
     return _rows(connection, query.limit(limit))
 
@@ -174,13 +173,6 @@ def _conditions(wanted: BoxFilter) -> list[ColumnElement[bool]]:
     if wanted.need is not None:
         given.append(wanted.need)
     return given
-
-
-def _is_bad() -> ColumnElement[bool]:
-    return or_(
-        attempt.c.outcome == Outcome.RETURNED,
-        and_(attempt.c.outcome == Outcome.FAILED, attempt.c.reason.in_(RELEASE_AT_FAULT)),
-    )
 
 
 def _boxes(connection: Connection, query: Select[Any]) -> list[Row]:
