@@ -65,7 +65,7 @@ class Fleet(MultiService):
         )
         #: Says in a sentence what is wrong with the signed metadata; the server that signs sets it.
         self.metadata_problem: Callable[[], str | None] = lambda: None
-        #: Called when the pace of a rollout was changed.
+        #: Called when the pace of a rollout was changed: they sign.
         self.pace_observers: list[Callable[[], None]] = []
         #: The boxes that wait for a release.
         self.presence = Presence(waiting)
@@ -77,7 +77,7 @@ class Fleet(MultiService):
         #: Tells the receiver of the webhook, if there is one.
         self.notify: Notify = discard if sender is None else sender.put
         self.metrics = FleetMetrics(
-            reactor, self.reports, inbox, self.database.read, self.judge, now, sender
+            reactor, self.reports, inbox, self.database.read, self.judge.for_show, now, sender
         )
         root = make_root(
             self.database,
@@ -89,14 +89,17 @@ class Fleet(MultiService):
         root.putChild(b"webhook-test", WebhookTestResource(poster, now))
         if sender is not None:
             sender.setServiceParent(self)
+        shown: list[Callable[[], None]] = []
         if settings.page is not None:
-            self._make_page(reactor, settings.page, now).setServiceParent(self)
+            page = self._make_page(reactor, settings.page, now)
+            page.setServiceParent(self)
+            shown.append(page.current.count_soon)
         for each in (
             inbox,
             DailyCleanup(reactor, self.database, now),
             make_control(reactor, settings.socket, root),
             RolloutWatch(
-                reactor, lambda: self.database.read(current_rollouts), self.pace_observers
+                reactor, lambda: self.database.read(current_rollouts), self.pace_observers, shown
             ),
         ):
             each.setServiceParent(self)
@@ -150,7 +153,7 @@ class Fleet(MultiService):
             reactor,
             settings,
             self.database,
-            self.judge,
+            self.judge.for_show,
             now,
             self._count_waiting,
             self._notify_pace_changed,

@@ -26,6 +26,8 @@ class Before:
 class Assessment:
     """A rollout, what is known of it, and what to do; None for one that is held or superseded."""
 
+    #: When it was judged, in seconds since the epoch.
+    at: float
     rollout: Rollout
     evidence: Evidence
     circumstances: Circumstances
@@ -43,6 +45,7 @@ class Assessment:
         evidence, decision, before = self.evidence, self.decision, self.before
         low, high = interval(evidence.bad, evidence.boxes) if evidence.boxes else (0.0, 1.0)
         return {
+            "at": self.at,
             "well": evidence.well,
             "bad": evidence.bad,
             "bad_by_reason": dict(evidence.bad_by_reason),

@@ -8,14 +8,11 @@ from sqlalchemy import ColumnElement, Connection, and_, or_
 
 from opq_twisted.fleet.queries.outcomes import SILENT, UNDER_WAY, Result, count_results
 from opq_twisted.fleet.queries.silence import Silence
-from opq_twisted.fleet.rollouts.rollout import Rollout, find
-from opq_twisted.fleet.store.schema import box, rollout
-from opq_twisted.fleet.store.states import BoxState, RolloutState
+from opq_twisted.fleet.rollouts.rollout import Rollout
+from opq_twisted.fleet.store.schema import box
+from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.fleet.store.unindexed import unindexed
 from opq_twisted.report.codes import Outcome
-
-#: Releases before that are looked at, until one has outcomes.
-_BEFORE = 5
 
 
 @frozen(kw_only=True)
@@ -102,18 +99,6 @@ def acknowledged_at(each: Rollout, now: float) -> float | None:
     """
     at = each.acknowledged_at
     return None if at is None or at > now else at
-
-
-def find_before(connection: Connection, each: Rollout) -> Sequence[Rollout]:
-    """Return the last rollouts of a channel that were not held until the end, the last first."""
-    found = find(
-        connection,
-        rollout.c.channel == each.channel,
-        rollout.c.release != each.release,
-        rollout.c.state == RolloutState.SUPERSEDED,
-        rollout.c.was_held.is_(False),
-    )
-    return sorted(found, key=lambda before: -before.since)[:_BEFORE]
 
 
 def _word(each: Result) -> str:

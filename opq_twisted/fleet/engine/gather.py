@@ -5,13 +5,13 @@ from collections.abc import Collection
 from sqlalchemy import Connection
 
 from opq_twisted.fleet.engine.assessment import Assessment, Before
+from opq_twisted.fleet.engine.before import Befores
 from opq_twisted.fleet.engine.control_group import Controls
 from opq_twisted.fleet.engine.controls import read_control_group
 from opq_twisted.fleet.engine.counted import (
     Counts,
     acknowledged_at,
     counts_in,
-    find_before,
     read_results,
     sum_up,
 )
@@ -37,6 +37,7 @@ def assess(
     *,
     hours: WidenHours = _ALWAYS,
     metadata_problem: str | None = None,
+    befores: Befores | None = None,
     only: Collection[int] | None = None,
 ) -> list[Assessment]:
     """
@@ -44,13 +45,15 @@ def assess(
 
     :param now: seconds since the epoch.
     :param metadata_problem: what is wrong with the signed metadata, in a sentence.
+    :param befores: reads the releases before; None for once.
     :param only: the releases to judge; None for all.
     """
+    befores = befores or Befores(timing)
     conditions = [rollout.c.state != RolloutState.SUPERSEDED]
     if only is not None:
         conditions.append(rollout.c.release.in_(only))
     return [
-        _judge(connection, each, now, timing, hours, metadata_problem)
+        _judge(connection, each, now, timing, hours, metadata_problem, befores)
         for each in find(connection, *conditions)
     ]
 
@@ -62,6 +65,7 @@ def _judge(
     timing: Timing,
     hours: WidenHours,
     metadata_problem: str | None,
+    befores: Befores,
 ) -> Assessment:
     hearing = read_hearing(connection, each.channel, now, timing)
     counts = counts_in(each, now, timing.key_age)
@@ -85,7 +89,7 @@ def _judge(
         is_judged = hearing.is_settled and not is_silent
         return is_judged and then.can_tell and not then.explain_silence
 
-    before = _before(connection, each, now, timing, hearing.silence)
+    before = befores.read(connection, each, now, hearing.silence)
     evidence = _evidence(
         sum_up(judged, is_clear),
         count_drawn(connection, each, counts),
@@ -99,6 +103,7 @@ def _judge(
         is_in_hours=hours.include(now),
     )
     return Assessment(
+        at=now,
         rollout=each,
         evidence=evidence,
         circumstances=circumstances,
@@ -128,17 +133,6 @@ def _test(before: Before | None, usual: Controls) -> SequentialTest:
     if before is None:
         return SequentialTest.after(0, 0, silent)
     return SequentialTest.after(before.bad, before.boxes, silent)
-
-
-def _before(
-    connection: Connection, each: Rollout, now: float, timing: Timing, silence: float
-) -> Before | None:
-    for before in find_before(connection, each):
-        counted = counts_in(before, now, timing.key_age)
-        counts = sum_up(read_results(connection, before, counted, silence), lambda _: True)
-        if boxes := counts.well + counts.bad:
-            return Before(release=before.release, bad=counts.bad, boxes=boxes)
-    return None
 
 
 def _next_bp(connection: Connection, each: Rollout) -> int | None:

@@ -27,6 +27,8 @@ class Timing:
     period: float = 20.0
     #: Before the announcement of a release: younger keys do not count in its rollout.
     key_age: float = 24 * _HOUR
+    #: For which the results of the release before are compared with, until they are read anew.
+    compared: float = _HOUR
 
     def shortened(self, factor: float) -> Self:
         """Return all times divided by a factor, for a demonstration; a run each second at most."""
@@ -39,4 +41,5 @@ class Timing:
             gap=max(10.0, self.gap / factor),
             period=max(1.0, self.period / factor),
             key_age=self.key_age / factor,
+            compared=self.compared / factor,
         )

@@ -1,6 +1,7 @@
 """Notices when a rollout was changed in the database, by whatever process."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred
@@ -25,17 +26,20 @@ class RolloutWatch(Heartbeat):
     """
     Calls observers soon after a rollout was changed, and when the database goes or comes back.
 
-    The process with the timestamp's key needs this: operators may talk to another process. Without
-    observers it asks nothing.
+    The process with the timestamp's key needs this, and one with the page: operators may talk to
+    another process, where the engine may run, too. Without observers it asks nothing.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
         read: Callable[[], Deferred[list[Rollout]]],
-        observers: Sequence[Callable[[], None]],
+        *observers: Sequence[Callable[[], None]],
     ) -> None:
-        """:param read: returns the current rollouts; fails with StoreUnavailable."""
+        """
+        :param read: returns the current rollouts; fails with StoreUnavailable.
+        :param observers: lists of them, which may still grow.
+        """
         super().__init__(clock, self._compare, lambda: PERIOD)
         self._read = read
         self._observers = observers
@@ -44,7 +48,7 @@ class RolloutWatch(Heartbeat):
         self.run_now()
 
     async def _compare(self) -> None:
-        if not self._observers:
+        if not any(self._observers):
             return
         try:
             found = await self._read()
@@ -52,5 +56,5 @@ class RolloutWatch(Heartbeat):
             found = None
         if found != self._last:
             self._last = found
-            for observer in self._observers:
+            for observer in chain(*self._observers):
                 observer()

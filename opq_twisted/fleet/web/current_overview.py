@@ -82,6 +82,10 @@ class CurrentOverview(Service):
             self._heartbeat.run_now()
         return self._content
 
+    def count_soon(self) -> None:
+        """Count once more as soon as the current count has ended: something was changed."""
+        self._heartbeat.run_now()
+
     def recount(self) -> Deferred[None]:
         """
         Count once more, because something was changed.

@@ -29,6 +29,7 @@ class ExecutorTests(EngineCase):
         """Decide about the rollout as it is now."""
         known = self.rollout()
         return Assessment(
+            at=self.time,
             rollout=known,
             evidence=Evidence(bad_by_reason={"silent": 1}, test=SequentialTest(0.01, 0.05)),
             circumstances=Circumstances(baked=0),

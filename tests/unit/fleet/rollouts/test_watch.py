@@ -36,7 +36,7 @@ class RolloutWatchTests(SynchronousTestCase):
         self.clock = Clock()
         self.found: list[Rollout] | Exception = [rollout(100)]
         self.queries = self.calls = 0
-        self.watch = RolloutWatch(self.clock, self.read, [self.called])
+        self.watch = RolloutWatch(self.clock, self.read, [], [self.called])
 
     def called(self) -> None:
         self.calls += 1
@@ -76,7 +76,7 @@ class RolloutWatchTests(SynchronousTestCase):
 
     def test_nobody(self) -> None:
         """Without observers the database is left alone."""
-        watch = RolloutWatch(self.clock, self.read, [])
+        watch = RolloutWatch(self.clock, self.read, [], [])
         watch.startService()
         self.clock.advance(PERIOD)
         self.assertEqual(self.queries, 0)

@@ -92,6 +92,19 @@ class CurrentOverviewTests(SynchronousTestCase):
         self.successResultOf(counted)
         self.assertEqual(self.successResultOf(self.get())["boxes"], 2)
 
+    def test_decision(self) -> None:
+        """A decision of the engine is counted at once, though nobody has looked for long."""
+        self.answer(1)
+        self.current.count_soon()
+        self.clock.turn()
+        self.assertEqual(len(self.counts), 2)
+        self.current.count_soon()
+        self.clock.turn()
+        self.assertEqual(len(self.counts), 2)
+        self.answer(2)
+        self.clock.turn()
+        self.assertEqual(len(self.counts), 3)
+
     def test_slow_action(self) -> None:
         """Who has changed something waits for a slow count, or one that fails, for two seconds."""
         self.answer(1)
