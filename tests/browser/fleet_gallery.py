@@ -1,10 +1,6 @@
 """Serves the page of the fleet in each of its states."""
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from twisted.web.resource import Resource
@@ -65,20 +61,6 @@ class _Events(Resource):
         request.setHeader(b"Content-Type", b"text/event-stream")
         request.write(b"event: parts\ndata: {}\n\n")
         return NOT_DONE_YET
-
-
-@contextmanager
-def served() -> Iterator[dict[str, str]]:
-    """Serve all states in another process while the context lasts; gives their URLs."""
-    command = [sys.executable, "-m", "tests.browser.fleet_gallery"]
-    gallery = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert gallery.stdout is not None
-    try:
-        ports = json.loads(gallery.stdout.readline())
-        yield {state: f"http://127.0.0.1:{port}/fleet" for state, port in ports.items()}
-    finally:
-        gallery.terminate()
-        gallery.wait()
 
 
 def serve(state: str, _folder: Path) -> int:

@@ -1,12 +1,8 @@
 """Serves the server's list of archives in each of its states."""
 
 import bz2
-import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -123,20 +119,6 @@ STATES: dict[str, _Make] = {
     "hostile": _hostile,
     "many": _many,
 }
-
-
-@contextmanager
-def served() -> Iterator[dict[str, str]]:
-    """Serve all states in another process while the context lasts; gives their URLs."""
-    command = [sys.executable, "-m", "tests.browser.listing_gallery"]
-    gallery = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert gallery.stdout is not None
-    try:
-        ports = json.loads(gallery.stdout.readline())
-        yield {state: f"http://127.0.0.1:{port}/ls" for state, port in ports.items()}
-    finally:
-        gallery.terminate()
-        gallery.wait()
 
 
 def serve(state: str, updates: Path) -> int:

@@ -1,8 +1,6 @@
 """Takes pictures of the pages of the box, the server and the fleet: `make screenshots`."""
 
 import base64
-import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +8,8 @@ from typing import Literal
 
 from playwright.sync_api import Browser, Page
 
-from tests.browser import fleet_gallery, listing_gallery
 from tests.browser.chromium import browser
+from tests.browser.serving import served
 
 #: The folder of the pictures.
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "pictures"
@@ -53,40 +51,31 @@ _BOTTOM = "Math.ceil(document.querySelector('main').getBoundingClientRect().bott
 def main() -> int:
     """Take all pictures."""
     FOLDER.mkdir(exist_ok=True)
-    with listing_gallery.served() as urls, browser() as chromium:
+    with served("listing_gallery", "/ls") as urls, browser() as chromium:
         page = chromium.new_page(color_scheme="light", viewport={"width": 1280, "height": 400})
         page.goto(urls["signed"])
         page.screenshot(path=FOLDER / "releases.png", full_page=True)
-    with fleet_gallery.served() as urls, browser() as chromium:
+    with served("fleet_gallery", "/fleet") as urls, browser() as chromium:
         _take_fleet(chromium, urls)
-    gallery = subprocess.Popen(
-        [sys.executable, "-m", "tests.browser.gallery"], stdout=subprocess.PIPE, text=True
-    )
-    assert gallery.stdout is not None
-    try:
-        with browser() as chromium:
-            ports: dict[str, int] = json.loads(gallery.stdout.readline())
-            single = _take(chromium, ports[_SINGLE], "light", 1280, 760, 1.5)
-            (FOLDER / f"{_SINGLE}.png").write_bytes(single)
-            for width, part, columns in _WIDTHS:
-                _make_sheet(chromium, ports, "light", width, part, columns)
-                _make_sheet(chromium, ports, "dark", width, part, columns)
-    finally:
-        gallery.terminate()
-        gallery.wait()
+    with served("gallery", "/") as urls, browser() as chromium:
+        single = _take(chromium, urls[_SINGLE], "light", 1280, 760, 1.5)
+        (FOLDER / f"{_SINGLE}.png").write_bytes(single)
+        for width, part, columns in _WIDTHS:
+            _make_sheet(chromium, urls, "light", width, part, columns)
+            _make_sheet(chromium, urls, "dark", width, part, columns)
     return 0
 
 
 def _make_sheet(
     chromium: Browser,
-    ports: dict[str, int],
+    urls: Mapping[str, str],
     scheme: Literal["light", "dark"],
     width: int,
     part: int,
     columns: int,
 ) -> None:
     """Make one picture of all states."""
-    pictures = {state: _take(chromium, port, scheme, width, part) for state, port in ports.items()}
+    pictures = {state: _take(chromium, url, scheme, width, part) for state, url in urls.items()}
     _write_sheet(chromium, f"states-{scheme}-{width}", pictures, columns)
 
 
@@ -137,7 +126,7 @@ def _open(chromium: Browser, url: str, scheme: str, width: int) -> Page:
 
 def _take(
     chromium: Browser,
-    port: int,
+    url: str,
     scheme: Literal["light", "dark"],
     width: int,
     part: int,
@@ -150,7 +139,7 @@ def _take(
         reduced_motion="reduce",
         timezone_id="UTC",
     )
-    page.goto(f"http://127.0.0.1:{port}/")
+    page.goto(url)
     page.locator("body[data-live]").wait_for()
     if page.evaluate("installs()"):
         page.get_by_text("Building release").wait_for()

@@ -9,7 +9,8 @@ from playwright.sync_api import Browser, ConsoleMessage
 from tuf.api.metadata import TargetFile
 from twisted.internet.threads import deferToThread
 
-from tests.browser import chromium, listing_gallery
+from tests.browser import chromium
+from tests.browser.serving import served
 from tests.functional.conftest import StartDaemon
 from tests.functional.processes import skip
 from tests.functional.update_server import archive, started
@@ -54,7 +55,7 @@ def test_accessible() -> None:
     """In each state, light and wide or dark and narrow, axe finds no violation."""
     if chromium.path() is None:
         skip("this test needs Debian's package chromium: install it and run again")
-    with listing_gallery.served() as urls, chromium.browser() as browser:
+    with served("listing_gallery", "/ls") as urls, chromium.browser() as browser:
         for state, url in sample([*urls.items()], 1):
             for scheme, width in (LOOKS[0], LOOKS[-1]):
                 page = browser.new_page(
