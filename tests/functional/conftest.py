@@ -13,6 +13,7 @@ from twisted.internet.task import LoopingCall
 from tests.functional import processes
 from tests.functional.box import OLD, Box, Gate, RawServer, Spawn
 from tests.functional.downloads import Hurried
+from tests.helpers.postgres import Postgres
 
 # The programs of the tests must not change the machine's own services.
 os.environ["OPQ_SYSTEMD"] = "no"
@@ -95,3 +96,11 @@ def hurried() -> Iterator[Hurried]:
     ticking.start(0.005)
     yield clock
     ticking.stop()
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    """Run an empty PostgreSQL of its own."""
+    server = Postgres()
+    yield server
+    server.remove()

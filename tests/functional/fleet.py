@@ -3,15 +3,20 @@
 import json
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
+from twisted.internet.threads import deferToThread
 
+from opq_twisted.fleet.reports.incoming import Incoming
+from opq_twisted.report.signature import HEADER
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import Server, run
+from tests.functional.processes import TIMEOUT, Server, run
 from tests.functional.update_server import started
 from tests.helpers.signed_metadata import Signed, write_key
 
@@ -56,6 +61,32 @@ class FleetServer:
         code, out, err = await run(*command)
         assert code == status, (command, out, err, code)
         return json.loads(out) if out else None
+
+
+@frozen
+class Reply:
+    """What a server has replied to a report."""
+
+    status: int
+    headers: Any = field(repr=False, default=None)
+    body: bytes = b""
+
+
+async def send_report(url: str, report: Incoming, **headers: str) -> Reply:
+    """Send a report of a box to a server, in a thread."""
+    request = urllib.request.Request(
+        f"{url}/report", report.body, {HEADER: report.signature, **headers}
+    )
+
+    def send() -> Reply:
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                return Reply(answer.status, answer.headers, answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Reply(error.code, error.headers, error.read())
+
+    return await deferToThread(send)
 
 
 @contextmanager

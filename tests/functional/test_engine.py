@@ -2,20 +2,17 @@
 
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.threads import deferToThread
 
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.report.codes import Outcome, Reason
-from opq_twisted.report.signature import HEADER
 from opq_twisted.trust.pace import ALL, FIELD, HELD
 from tests.functional.conftest import StartDaemon
-from tests.functional.fleet import OPQ_FLEET, FleetServer, short_folder
-from tests.functional.processes import TIMEOUT, run, until
+from tests.functional.fleet import OPQ_FLEET, FleetServer, send_report, short_folder
+from tests.functional.processes import run, until
 from tests.functional.update_server import archive
 from tests.helpers.reporting_box import ReportingBox, attempt
 from tests.helpers.signed_metadata import Signed
@@ -58,14 +55,7 @@ class Fleet:
 
     async def take(self, report: Incoming) -> None:
         """Send a report, which must be accepted."""
-        headers = {HEADER: report.signature}
-        request = Request(f"{self.server.server.url}/report", report.body, headers)
-
-        def send() -> None:
-            with urlopen(request, timeout=TIMEOUT) as answer:
-                answer.read()
-
-        await deferToThread(send)
+        assert (await send_report(self.server.server.url, report)).status == 200
 
     async def read_pace(self) -> dict[str, Any]:
         """Return the pace in the signed timestamp."""

@@ -17,13 +17,12 @@ from opq_twisted.fleet.store.engine import make_engine
 from opq_twisted.fleet.store.migrate import migrate_database
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.report.document import AttemptReport
-from opq_twisted.report.signature import HEADER
 from opq_twisted.trust.pace import FIELD
 from tests.functional.box import archive
 from tests.functional.conftest import StartDaemon
-from tests.functional.fleet import FleetServer, short_folder
+from tests.functional.fleet import FleetServer, send_report, short_folder
 from tests.functional.nginx import Answer, ask, in_front_of
-from tests.functional.processes import Server, curl, until
+from tests.functional.processes import Server, until
 from tests.functional.update_server import metrics
 from tests.helpers.postgres import Postgres
 from tests.helpers.reporting_box import NEW, OLD, ReportingBox, attempt
@@ -67,10 +66,10 @@ class Site:
     async def starts(self) -> None:
         """Start everything; the first server is the first one to run the engine."""
         self.publish(1, OLD)
-        for each in self.servers:
-            await each.start()
-            if not self.first_holder:
-                self.first_holder = await until(self.holder, bool)
+        first, *others = self.servers
+        await first.start()
+        self.first_holder = await until(self.holder, bool)
+        await gatherResults([Deferred.fromCoroutine(each.start()) for each in others])
         urls = (each.server.url for each in self.servers)
         self.nginx = await in_front_of(self._spawn, self._nginx_folder, *urls)
 
@@ -94,15 +93,10 @@ class Site:
     async def _report(self, box: ReportingBox, **fields: Any) -> None:
         incoming = box.send(**fields)
 
-        async def post() -> int:
-            code, _ = await curl(
-                *(f"{self.nginx.url}/report", "-H", f"{HEADER}: {incoming.signature}"),
-                *("-H", "Content-Type: application/json"),
-                *("--data-binary", incoming.body.decode()),
-            )
-            return code
+        async def send() -> int:
+            return (await send_report(self.nginx.url, incoming)).status
 
-        assert await until(post, lambda code: code not in (502, 503, 504)) == 200
+        assert await until(send, lambda status: status not in (502, 503, 504)) == 200
 
     async def read(self, query: Any) -> Any:
         """Run a query, with a connection of its own: the database may have been restarted."""
@@ -177,11 +171,15 @@ async def kill(server: FleetServer) -> None:
     await server.server.ends()
 
 
-@pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    yield server
-    server.remove()
+async def hold_while_boxes_wait(site: Site) -> None:
+    """Let boxes wait at all servers, and give an order to one: all boxes learn of it."""
+    answers = await site.wait(9)
+    waiting = await until(site.waiting, lambda found: sum(found) == 9)
+    # Each worker of nginx takes the servers in turn.
+    assert min(waiting) > 0
+    await site.servers[0].ask("hold", OLD, "--because", "It fails.")
+    for answer in await gatherResults(answers):
+        assert answer.status == 200
 
 
 @pytest.fixture
@@ -198,12 +196,14 @@ def site(
 async def test_take_over(site: Site, postgres: Postgres) -> None:
     """
     A rollout walks on, and is held, while a server is killed, PostgreSQL restarts, and another
-    server is killed; each decision is made once.
+    server is killed; each decision is made once. Before that, boxes that wait at all three servers
+    learn of an order to one of them.
 
     Only the server with the timestamp's key passes decisions on to the boxes. While it is away they
     are in the database only.
     """
     await site.starts()
+    await hold_while_boxes_wait(site)
     first, _, signer = site.servers
     await site.report(site.boxes, release=OLD)
     await site.admit()
@@ -233,16 +233,3 @@ async def test_take_over(site: Site, postgres: Postgres) -> None:
     made = await site.decisions()
     assert [what for what, _ in made] == ["widen"] * 3 + ["hold"]
     assert len(set(made)) == len(made)
-
-
-@pytest_twisted.ensureDeferred
-async def test_waiting_boxes(site: Site) -> None:
-    """Boxes that wait are spread over the servers, and all learn of a hold, whoever takes it."""
-    await site.starts()
-    answers = await site.wait(9)
-    waiting = await until(site.waiting, lambda found: sum(found) == 9)
-    # Each worker of nginx takes the servers in turn.
-    assert min(waiting) > 0
-    await site.servers[0].ask("hold", OLD, "--because", "It fails.")
-    for answer in await gatherResults(answers):
-        assert answer.status == 200

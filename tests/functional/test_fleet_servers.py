@@ -1,45 +1,24 @@
 """Several servers take the reports of one fleet, behind nginx, over one PostgreSQL."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import pytest_twisted
 from attrs import evolve
 from sqlalchemy import select
 from twisted.internet.defer import Deferred, gatherResults
 
-from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.store import schema
 from opq_twisted.fleet.store.engine import make_engine
 from opq_twisted.fleet.store.migrate import migrate_database
-from opq_twisted.report.signature import HEADER
 from tests.functional.conftest import StartDaemon
-from tests.functional.fleet import short_folder
+from tests.functional.fleet import send_report, short_folder
 from tests.functional.nginx import in_front_of
-from tests.functional.processes import curl
 from tests.functional.update_server import started
 from tests.helpers.postgres import Postgres
 from tests.helpers.reporting_box import ReportingBox, attempt
 
 #: Boxes, and the reports of each.
 BOXES, REPORTS = 6, 3
-
-
-@pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    yield server
-    server.remove()
-
-
-async def post(url: str, incoming: Incoming) -> int:
-    """Send a report; returns the status."""
-    code, _ = await curl(
-        *(f"{url}/report", "-H", f"{HEADER}: {incoming.signature}"),
-        *("-H", "Content-Type: application/json", "--data-binary", incoming.body.decode()),
-    )
-    return code
 
 
 @pytest_twisted.ensureDeferred
@@ -64,13 +43,13 @@ async def test_one_truth(
         async def report(box: ReportingBox) -> None:
             for _ in range(REPORTS):
                 incoming = box.send(attempts=(attempts[box.key],))
-                assert await post(nginx.url, incoming) == 200
+                assert (await send_report(nginx.url, incoming)).status == 200
             for server in servers:
                 # The same bytes again, as after an answer that was lost.
-                assert await post(server.url, incoming) == 200
+                assert (await send_report(server.url, incoming)).status == 200
             older = box.sign(evolve(box.report, seq=1))
             for server in servers:
-                assert await post(server.url, older) == 409
+                assert (await send_report(server.url, older)).status == 409
 
         await gatherResults([Deferred.fromCoroutine(report(box)) for box in boxes])
         with make_engine(url).connect() as connection:

@@ -3,15 +3,12 @@
 import json
 import socket
 import sqlite3
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import pytest_twisted
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
@@ -20,21 +17,13 @@ from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.report.document import MAX_SIZE
 from opq_twisted.report.signature import sign
 from tests.functional.conftest import StartDaemon
+from tests.functional.fleet import Reply, send_report
 from tests.functional.processes import TIMEOUT, Server, until
 from tests.functional.update_server import archive, get, metrics, offers, started
 from tests.helpers.postgres import Postgres
 from tests.helpers.reporting_box import NEW, ReportingBox, attempt
 
 VERSION = 1547860803
-
-
-@frozen
-class Reply:
-    """What the server has replied to a report."""
-
-    status: int
-    headers: Any = field(repr=False, default=None)
-    body: bytes = b""
 
 
 @frozen
@@ -46,21 +35,7 @@ class FleetServer:
 
     async def takes(self, report: Incoming, **headers: str) -> Reply:
         """Send a report."""
-        request = urllib.request.Request(
-            f"{self.server.url}/report",
-            report.body,
-            {"Opq-Signature": report.signature, **headers},
-        )
-
-        def send() -> Reply:
-            try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-                    return Reply(answer.status, answer.headers, answer.read())
-            except urllib.error.HTTPError as error:
-                with error:
-                    return Reply(error.code, error.headers, error.read())
-
-        return await deferToThread(send)
+        return await send_report(self.server.url, report, **headers)
 
     async def results(self) -> dict[str, float]:
         """Return how many reports were answered, by result."""
@@ -234,13 +209,6 @@ async def test_database_away(start: StartDaemon, updates: Path, tmp_path: Path) 
     assert (await metrics(server))["opq_fleet_store_up",] == 1
     assert server.output.count("Reports get 503 for now.") == 1
     assert "Traceback" not in server.output
-
-
-@pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    yield server
-    server.remove()
 
 
 @pytest_twisted.ensureDeferred
