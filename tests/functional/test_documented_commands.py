@@ -166,6 +166,10 @@ ELSEWHERE = {
         "tests/unit/cli/fleet/test_operators.py",
         '"add-operator", name, "--role"',
     ),
+    "TOKEN=$(opq-fleet add-token reader --role viewer)": (
+        "tests/unit/cli/fleet/test_operators.py",
+        '"add-token"',
+    ),
     'curl --header "Authorization: Bearer $TOKEN" http://127.0.0.1:8152/fleet': (
         _PAGE,
         "Authorization: Bearer {TOKEN}",
