@@ -91,16 +91,6 @@ def sum_up(results: Iterable[Result], is_clear: Callable[[float], bool]) -> Coun
     )
 
 
-def acknowledged_at(each: Rollout, now: float) -> float | None:
-    """
-    Return when an operator resumed a rollout; older attempts do not count.
-
-    A time that is still to come, by a clock that was ahead, would hide all attempts.
-    """
-    at = each.acknowledged_at
-    return None if at is None or at > now else at
-
-
 def _word(each: Result) -> str:
     if each.outcome == SILENT or each.reason in ("", "other"):
         return each.outcome

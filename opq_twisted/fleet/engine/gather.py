@@ -10,7 +10,6 @@ from opq_twisted.fleet.engine.control_group import Controls
 from opq_twisted.fleet.engine.controls import read_control_group
 from opq_twisted.fleet.engine.counted import (
     Counts,
-    acknowledged_at,
     counts_in,
     read_results,
     sum_up,
@@ -70,7 +69,7 @@ def _judge(
     hearing = read_hearing(connection, each.channel, now, timing)
     counts = counts_in(each, now, timing.key_age)
     shown = judged = read_results(connection, each, counts, hearing.silence)
-    if (resumed_at := acknowledged_at(each, now)) is not None:
+    if (resumed_at := each.acknowledged_at) is not None:
         judged = read_results(connection, each, counts, hearing.silence, received_after=resumed_at)
     moments = (found.last_seen for found in judged if found.last_seen is not None)
     group = read_control_group(

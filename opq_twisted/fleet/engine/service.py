@@ -104,8 +104,7 @@ class Engine(Heartbeat):
             return False
         if passed > self._timing.gap:
             note_server_outage(connection, now - passed, now)
-        elif passed < -self._timing.gap:
-            bring_back(connection, now)
+        bring_back(connection, now)
         return True
 
     def _carry_out(self, connection: Connection, found: Sequence[Assessment], now: float) -> bool:

@@ -1,4 +1,4 @@
-"""Brings the times of rollouts back after the clock of a server was ahead."""
+"""Brings the times of rollouts back that come from a clock which is ahead."""
 
 from sqlalchemy import Connection, update
 
@@ -7,9 +7,10 @@ from opq_twisted.fleet.store.schema import rollout
 
 def bring_back(connection: Connection, now: float) -> None:
     """
-    Replace times that are still to come.
+    Replace times that are still to come by the clock of the process that judges the rollouts.
 
-    A step that began in a year would last a year.
+    Another server's clock may be some seconds ahead, or this one's was a year ahead: then a step
+    would last a year, and no attempt would count after a `resume`.
 
     :param now: seconds since the epoch.
     """

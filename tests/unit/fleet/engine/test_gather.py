@@ -143,12 +143,6 @@ class CountedTests(GatherCase):
         self.assertEqual(self.counts(), (0, {"fell-over": 1}, 0, 0))
         self.assertEqual(sum(each.boxes for each in self.assess().results), 4)
 
-    def test_resumed_in_the_future(self) -> None:
-        """A clock that was ahead when a release was resumed does not hide all attempts."""
-        self.add(3, ("returned", "rescued"))
-        self.acknowledge(NOW + 9 * _DAY)
-        self.assertEqual(self.counts(), (0, {"rescued": 3}, 0, 0))
-
     def test_superseded(self) -> None:
         """Only rollouts that a channel still follows are judged, and of these the wanted ones."""
         self.write(lambda store: add_rollout(store, OLD, state=RolloutState.SUPERSEDED))

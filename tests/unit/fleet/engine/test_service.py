@@ -324,6 +324,24 @@ class OutageTests(EngineCase):
         self.assertEqual((kind, ended), ("fleet", 41))
         self.assertLess(began, 8)
 
+    def test_resumed_by_a_clock_ahead(self) -> None:
+        """Outcomes from before an operator resumed a release stay old, by whatever clock it was."""
+        for ahead in (30.0, 400 * DAY):
+            self.announce()
+            self.time += HOUR
+            self.install([1, 2, 3], "returned", "fell-over")
+            self.pass_hours(1)
+            self.assertTrue(self.rollout().is_held)
+            self.time += ahead
+            self.order(resume)
+            self.time -= ahead
+            self.run_engine()
+            self.assertEqual(self.rollout().state, RolloutState.BAKING)
+        self.time += HOUR
+        self.install([4, 5, 6], "returned", "fell-over")
+        self.pass_hours(1)
+        self.assertTrue(self.rollout().is_held)
+
     def test_clock_forward_and_back(self) -> None:
         """A clock that was a year ahead for a while makes nothing wait for a year."""
         self.announce()
