@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.fleet.engine.assessment import Assessment
-from opq_twisted.fleet.engine.executor import WHO, Executor
+from opq_twisted.fleet.engine.executor import Executor
 from opq_twisted.fleet.engine.lease import Lease
 from opq_twisted.fleet.engine.new_keys import tell_new_keys
 from opq_twisted.fleet.engine.outages import note_server_outage
@@ -73,7 +73,7 @@ class Engine(Heartbeat):
         """Judge all rollouts once, unless another process does, or the database is away."""
         self._began = self._clock.seconds()
         try:
-            is_changed = await self._judge(self._now())
+            await self._judge(self._now())
         except StoreUnavailable as error:
             if not self._is_away:
                 self._log.warn("Rollouts are not judged now: {error}", error=error)
@@ -82,20 +82,23 @@ class Engine(Heartbeat):
         if self._is_away:
             self._log.info("Rollouts are judged again")
         self._is_away = False
-        if is_changed:
-            self._pace_changed()
 
     def _pause(self) -> float:
         """Returns less after a long run, so that it does not cost this process its lease."""
         period, passed = self._timing.period, self._clock.seconds() - self._began
         return max(period / 2, period - passed)
 
-    async def _judge(self, now: float) -> bool:
-        """Returns whether a pace was changed."""
+    async def _judge(self, now: float) -> None:
         if not await self._database.write(lambda store: self._begin(store, now)):
-            return False
+            return
         found = await self._database.read(lambda store: self._assess(store, now))
-        return await self._database.write(lambda store: self._carry_out(store, found, now))
+        if await self._database.write(lambda store: self._carry_out(store, found, now)):
+            self._pace_changed()
+        # In a transaction of its own: no hold may fail because this does.
+        last = self._counted_keys_at
+        if last is None or not 0 <= now - last < _HOUR:
+            await self._database.write(lambda store: self._count_keys(store, now))
+            self._counted_keys_at = now
 
     def _begin(self, connection: Connection, now: float) -> bool:
         """Returns whether this process decides."""
@@ -108,16 +111,14 @@ class Engine(Heartbeat):
         return True
 
     def _carry_out(self, connection: Connection, found: Sequence[Assessment], now: float) -> bool:
+        """Returns whether a pace was changed."""
         if not self._lease.is_held(connection):
             return False
         for each in found:
-            tell_silence(connection, each, self._timing, self._notify, now, WHO)
+            tell_silence(connection, each, self._timing, self._notify, now)
         changed = [self._executor.carry_out(connection, each, now) for each in found]
-        self._count_keys(connection, now)
         return any(changed)
 
     def _count_keys(self, connection: Connection, now: float) -> None:
-        last = self._counted_keys_at
-        if last is None or not 0 <= now - last < _HOUR:
-            tell_new_keys(connection, self._notify, now, WHO)
-            self._counted_keys_at = now
+        if self._lease.is_held(connection):
+            tell_new_keys(connection, self._notify, now)

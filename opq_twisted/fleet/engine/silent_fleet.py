@@ -4,6 +4,7 @@ from sqlalchemy import Connection
 
 from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.engine.assessment import Assessment
+from opq_twisted.fleet.engine.executor import WHO
 from opq_twisted.fleet.engine.outages import note_fleet
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.webhook.outbox import Event, Notice, Notify
@@ -19,7 +20,6 @@ def tell_silence(
     timing: Timing,
     notify: Notify,
     now: float,
-    who: str,
 ) -> None:
     """
     Note the outage of a channel, or its end, and tell that once.
@@ -39,7 +39,7 @@ def tell_silence(
         if is_silent
         else "Rollouts go on: the boxes are heard again."
     )
-    note = AuditNote(who=who, because=because)
+    note = AuditNote(who=WHO, because=because)
     record(connection, note, now, what=event.value, change=change, channel=channel)
     numbers = {"heard": controls.heard, "missing": controls.missing}
     notify(connection, now, Notice(event, f"{because} {change}", channel, numbers=numbers))

@@ -7,11 +7,13 @@ from sqlalchemy import select
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
+from opq_twisted.fleet.engine import service
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.queries.outcomes import count_results
 from opq_twisted.fleet.queries.silence import Silence
 from opq_twisted.fleet.rollouts.orders import hold, resume, widen
 from opq_twisted.fleet.settings import Rollouts
+from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.store.schema import outage
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.fleet.webhook.outbox import Event
@@ -169,6 +171,19 @@ class AutoTests(EngineCase):
         self.announce(sha256="cd" * 32)
         self.pass_hours(3)
         self.assertEqual(self.words(), [])
+
+    def test_new_keys_not_counted(self) -> None:
+        """A release is held, and signed so, also if the new keys cannot be counted then."""
+
+        def fail(*_: object) -> None:
+            raise StoreUnavailable("The database of the fleet took too long.")
+
+        self.patch(service, "tell_new_keys", fail)
+        self.announce()
+        self.install([1, 2, 3], "returned", "fell-over")
+        self.pass_hours(1)
+        self.assertTrue(self.rollout().is_held)
+        self.assertEqual(self.paces_changed, 1)
 
     def test_new_keys(self) -> None:
         """Keys that nobody has admitted are told, at most once a day."""
@@ -382,9 +397,9 @@ class TwoEnginesTests(EngineCase):
         clock = Clock()
         first, second = (self.make_engine(clock, Timing()) for _ in range(2))
         self.announce()
-        for service in (first, second):
-            service.startService()
-            self.addCleanup(service.stopService)
+        for each in (first, second):
+            each.startService()
+            self.addCleanup(each.stopService)
         self.pass_seconds(clock, 100)
         first.stopService()
         self.install([1, 2, 3], "returned", "fell-over")
