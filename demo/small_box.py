@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from demo.fates import Fate, Fates
+from demo.small_attempts import begin_attempt, end_attempt
 from opq_twisted import __version__
 from opq_twisted.box.config import AGENT
 from opq_twisted.box.network.http_agent import make_http_clients
@@ -27,7 +28,7 @@ from opq_twisted.box.report.identity import FILE, Identity, load_identity
 from opq_twisted.box.report.record import ReportRecord
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.common.errors import OpqError
-from opq_twisted.report.codes import Outcome, Reason, Waiting
+from opq_twisted.report.codes import Waiting
 from opq_twisted.report.document import MAX_ATTEMPTS, AttemptReport, Report
 from opq_twisted.trust.metadata_files import METADATA
 from opq_twisted.trust.offer import STABLE, Offer, read_offer
@@ -181,7 +182,7 @@ class SmallBox:
 
     async def _install(self, offer: Offer) -> None:
         self._is_installing = True
-        attempt = self._begin(offer)
+        attempt = begin_attempt(offer, self._release)
         self._attempts += (attempt,)
         await self._report()
         fate = self._habits.fates.deal(offer.version)
@@ -195,33 +196,13 @@ class SmallBox:
         self._boot = secrets.token_hex(4)
         if fate is Fate.UPDATED:
             self._release = offer.version
-            ended = evolve(attempt, outcome=Outcome.UPDATED.value, stage="confirming")
         else:
             self._refused += (offer.version,)
             self._waiting = Waiting.REFUSED
-            ended = evolve(
-                attempt,
-                outcome=Outcome.RETURNED.value,
-                reason=Reason.UNHEALTHY_SERVICE.value,
-                stage="returning",
-            )
-        ended = evolve(ended, took=int(time.time()) - attempt.began)
+        ended = end_attempt(attempt, fate)
         self._attempts = tuple(ended if each is attempt else each for each in self._attempts)
         self._is_installing = False
         await self._report()
-
-    def _begin(self, offer: Offer) -> AttemptReport:
-        return AttemptReport(
-            id=secrets.token_hex(16),
-            release=offer.version,
-            previous=self._release,
-            began=int(time.time()),
-            took=0,
-            automatic=True,
-            stage="installing",
-            fetched=offer.size,
-            size=offer.size,
-        )
 
     async def _report(self) -> None:
         """Send a report; one that is not accepted is composed anew the next time."""
