@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
 
+from opq_twisted.common.log import RepeatedLine
 from opq_twisted.fleet.web.operators import Operator, TokenHash
 from opq_twisted.fleet.web.operators_file import OperatorsFile
 from opq_twisted.http.password import PasswordHash
@@ -27,12 +29,15 @@ class Authentication:
     not tell which names there are.
     """
 
+    _log = Logger()
+
     def __init__(
         self, clock: IReactorTime, file: OperatorsFile, in_thread: InThread = deferToThread
     ) -> None:
         self._file = file
         self._check = PasswordCheck(clock, in_thread)
         self._nobody = PasswordHash.of_nobody()
+        self._wrong = RepeatedLine(clock, lambda line: self._log.warn("{line}", line=line))
         self._by_token: Mapping[str, Operator] = {}
         file.observers.append(self._operators_changed)
         self._operators_changed()
@@ -44,14 +49,25 @@ class Authentication:
         :param network: the network that the request comes from, as `find_network` returns it.
         :raises TooManyAttempts: if too many passwords are waiting to be checked.
         """
+        found = await self._find(authorization, network)
+        if found is None and authorization is not None:
+            # Not the name: people type their passwords there by mistake.
+            self._wrong.say(
+                f"Somebody at {network or 'this machine'} gave a wrong password or token to the "
+                "page of the fleet."
+            )
+        return found
+
+    async def _find(self, authorization: bytes | None, network: str | None) -> Operator | None:
+        # This reads the file again if it has changed, and updates the tokens.
         operators = self._file.operators()
         token = _read_token(authorization)
         if token is not None:
             return self._by_token.get(TokenHash.of(token).digest)
         given = read_credentials(authorization)
-        return None if given is None else await self._person(operators, given, network)
+        return None if given is None else await self._find_person(operators, given, network)
 
-    async def _person(
+    async def _find_person(
         self, operators: Mapping[str, Operator], given: Credentials, network: str | None
     ) -> Operator | None:
         found = operators.get(given.user)

@@ -9,7 +9,6 @@ from twisted.logger import Logger
 from twisted.web.http import FORBIDDEN, OK
 from twisted.web.resource import IResource
 
-from opq_twisted.common.log import RepeatedLine
 from opq_twisted.fleet.control.changes import Changes
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.queries import Queries
@@ -80,21 +79,12 @@ class FleetPage(MultiService):
         # Whoever has opened a stream may be no operator any more.
         operators.observers.append(streams.close)
 
-        wrong = RepeatedLine(reactor, lambda line: self._log.warn("{line}", line=line))
-
         def network(request: BoundedRequest) -> str | None:
             return find_network(request, settings.limits.trusted)
 
         async def identify(request: BoundedRequest) -> Operator | None:
             authorization = request.getHeader(b"Authorization")
-            operator = await authentication.identify(authorization, network(request))
-            if operator is None and authorization is not None:
-                # Not the name: people type their passwords there by mistake.
-                wrong.say(
-                    f"Somebody at {network(request) or 'this machine'} gave a wrong password or "
-                    "token to the page of the fleet."
-                )
-            return operator
+            return await authentication.identify(authorization, network(request))
 
         def count() -> Deferred[Content]:
             status = queries.status(Fields({}))
