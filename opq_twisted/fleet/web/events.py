@@ -8,7 +8,7 @@ from twisted.web.http import SERVICE_UNAVAILABLE
 
 from opq_twisted.fleet.web.pages import GetPage, Sources
 from opq_twisted.fleet.web.resource import Guard
-from opq_twisted.fleet.web.views import render
+from opq_twisted.fleet.web.views.parts import render_parts
 from opq_twisted.fleet.web.views.viewer import Viewer
 from opq_twisted.http.event_streams import EventStreams
 from opq_twisted.http.reply import Reply
@@ -60,7 +60,7 @@ class Events(GetPage):
 
 
 def _render(content: Content, is_operator: bool) -> Mapping[str, str]:
-    return render.live(content, Viewer(name="", is_operator=is_operator))
+    return render_parts(content, Viewer(name="", is_operator=is_operator))
 
 
 def _event(parts: Mapping[str, str]) -> bytes:

@@ -1,4 +1,4 @@
-"""Draws charts as SVG: only their shapes, because a page can set text better beside them."""
+"""Draws charts of numbers of each day."""
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -6,17 +6,13 @@ from xml.etree import ElementTree as ET
 
 from attrs import frozen
 
-#: The size of the view box; the page stretches it.
-WIDTH, HEIGHT = 600, 160
-
-#: The height of a chart of few numbers.
-_LOW = 60
+from opq_twisted.fleet.web.views.svg import HEIGHT, LEAST, WIDTH, add, make_root, to_text
 
 #: What a scale may end at, in powers of ten: its half must be a whole number.
 _ENDS = (2, 4, 6, 8, 10)
 
-#: The part of its day that a bar fills, and the height of one that would be too small to see.
-_BAR, _LEAST = 0.7, 3.0
+#: The part of its day that a bar fills.
+_BAR = 0.7
 
 
 @frozen
@@ -45,7 +41,7 @@ def stacked_area(title: str, description: str, series: Sequence[Series]) -> Char
     """
     days = _days(series)
     top = _end(max(map(_sum, days), default=0))
-    root = _root(title, description)
+    root = make_root(title, description)
     for first, last in _runs(days):
         # The upper edge of each series, from the bottom of the chart upwards.
         edges = [
@@ -69,54 +65,16 @@ def bars(title: str, description: str, series: Sequence[Series]) -> Chart:
     """
     days = _days(series)
     top = _end(max(map(_sum, days), default=0))
-    root = _root(title, description)
+    root = make_root(title, description)
     for number, day in enumerate(days):
         bottom = 0.0
         for each, value in zip(series, day, strict=True):
             if value is not None and value > 0:
-                height = max(_LEAST, HEIGHT * value / top)
+                height = max(LEAST, HEIGHT * value / top)
                 height = min(height, HEIGHT - bottom)
                 _bar(root, each.name, number, len(days), bottom, height)
                 bottom += height
     return _chart(root, top)
-
-
-def share_steps(
-    title: str, description: str, shares: Sequence[tuple[float, float, str]], end: float
-) -> str:
-    """
-    Draw how a share changes.
-
-    :param shares: for each change its time, the share after it (from 0 to 1), and its class.
-    :param end: the time at the right edge.
-    """
-    root = _root(title, description, _LOW)
-    start = min([end, *(at for at, _, _ in shares)])
-    scale = WIDTH / (end - start) if end > start else 0.0
-    following = [*(at for at, _, _ in shares[1:]), end]
-    for (at, share, name), until in zip(shares, following, strict=False):
-        # A clock that was set back has written times in the wrong order.
-        x, width = scale * (min(at, end) - start), scale * max(0.0, min(until, end) - at)
-        height = max(_LEAST, _LOW * min(1.0, max(0.0, share)))
-        _add(root, "rect", x=x, y=_LOW - height, width=width, height=height, **{"class": name})
-    return _text(root)
-
-
-def share_bar(title: str, parts: Iterable[tuple[str, int]], whole: int) -> str:
-    """
-    Draw the parts of a whole as one bar, each with its class and number; none is too thin to see.
-
-    :param whole: at least the sum of the parts.
-    """
-    shown = [(name, number) for name, number in parts if number > 0]
-    # So much of the bar is left for the parts that are not too thin.
-    room = WIDTH - _LEAST * 2 * len(shown)
-    root, x = _root(title, None, height=12), 0.0
-    for name, number in shown:
-        width = _LEAST * 2 + room * number / max(1, whole)
-        _add(root, "rect", x=x, y=0, width=min(width, WIDTH - x), height=12, **{"class": name})
-        x += width
-    return _text(root)
 
 
 def _days(series: Sequence[Series]) -> list[list[int | None]]:
@@ -161,7 +119,7 @@ def _area(
     # Each day is a step: so a single day has a width, and the last one reaches the edge.
     points = [*_steps(first, days, upper, top), *reversed([*_steps(first, days, lower, top)])]
     data = "M" + " L".join(f"{x:.2f},{y:.2f}" for x, y in points) + " Z"
-    _add(root, "path", d=data, **{"class": name})
+    add(root, "path", d=data, **{"class": name})
 
 
 def _steps(
@@ -176,37 +134,10 @@ def _steps(
 def _bar(root: ET.Element, name: str, number: int, days: int, bottom: float, height: float) -> None:
     day = WIDTH / days
     x, y = day * (number + (1 - _BAR) / 2), HEIGHT - bottom - height
-    _add(root, "rect", x=x, y=y, width=day * _BAR, height=height, **{"class": name})
-
-
-def _root(title: str, description: str | None, height: int = HEIGHT) -> ET.Element:
-    root = ET.Element(
-        "svg", viewBox=f"0 0 {WIDTH} {height}", preserveAspectRatio="none", role="img"
-    )
-    ET.SubElement(root, "title").text = _clean(title)
-    if description is not None:
-        ET.SubElement(root, "desc").text = _clean(description)
-    return root
+    add(root, "rect", x=x, y=y, width=day * _BAR, height=height, **{"class": name})
 
 
 def _chart(root: ET.Element, top: int) -> Chart:
     for y in (0, HEIGHT // 2, HEIGHT):
-        _add(root, "line", x1=0, y1=y, x2=WIDTH, y2=y, **{"class": "grid"})
-    return Chart(_text(root), top)
-
-
-def _add(root: ET.Element, tag: str, **attributes: float | str) -> None:
-    texts = {
-        name: value if isinstance(value, str) else f"{value:.2f}".removesuffix(".00")
-        for name, value in attributes.items()
-    }
-    ET.SubElement(root, tag, texts)
-
-
-def _text(root: ET.Element) -> str:
-    return ET.tostring(root, encoding="unicode")
-
-
-def _clean(text: str) -> str:
-    """Remove characters that XML cannot have."""
-    return "".join(each for each in text if each.isprintable())
+        add(root, "line", x1=0, y1=y, x2=WIDTH, y2=y, **{"class": "grid"})
+    return Chart(to_text(root), top)

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from opq_twisted.fleet.web.views import formats, words
 from opq_twisted.fleet.web.views.banner import Banner
-from opq_twisted.fleet.web.views.charts import share_bar
+from opq_twisted.fleet.web.views.shares import share_bar
 from opq_twisted.fleet.web.views.templates import fill
 from opq_twisted.fleet.web.views.viewer import Viewer
 

@@ -5,18 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from opq_twisted.fleet.web.views import words
-from opq_twisted.fleet.web.views.charts import share_steps
 from opq_twisted.fleet.web.views.history import describe_history
 from opq_twisted.fleet.web.views.parts import render_channel, render_parts
+from opq_twisted.fleet.web.views.shares import share_steps
 from opq_twisted.fleet.web.views.templates import fill
 from opq_twisted.fleet.web.views.viewer import Viewer
 
 _Content = Mapping[str, Any]
 
-
-def live(content: _Content, viewer: Viewer) -> Mapping[str, str]:
-    """Return the HTML of each part of the overview that changes, by its name."""
-    return render_parts(content, viewer)
+#: The heading for any other status.
+_FAULT = "Something is wrong"
 
 
 def overview(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
@@ -95,9 +93,6 @@ def problem(code: int, sentence: str, viewer: Viewer | None, now: float) -> byte
     """
     title = words.TITLES.get(code, _FAULT)
     return _page("problem", {"title": title, "sentence": sentence}, {"time": now}, viewer, None)
-
-
-_FAULT = "Something is wrong"
 
 
 def _page(

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.web.views import render
 from opq_twisted.fleet.web.views.banner import Banner
+from opq_twisted.fleet.web.views.parts import render_parts
 from opq_twisted.fleet.web.views.viewer import Viewer
 from tests.helpers import fleet_contents as contents
 
@@ -171,7 +172,7 @@ class PageTests(SynchronousTestCase):
     def test_live(self) -> None:
         """The parts of a stream are those of the page."""
         content = contents.overview()
-        parts, page = render.live(content, OPERATOR), render.overview(content, OPERATOR).decode()
+        parts, page = render_parts(content, OPERATOR), render.overview(content, OPERATOR).decode()
         self.assertEqual({*parts}, {*Document(page.encode()).values("data-live")})
         for part in parts.values():
             self.assertIn(part, page)
