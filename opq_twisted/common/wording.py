@@ -1,4 +1,4 @@
-"""Formats versions, times, sizes and suggestions for people."""
+"""Formats versions, times, shares, sizes and suggestions for people."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
@@ -74,6 +74,17 @@ def age(seconds: float) -> str:
 
 def _count(number: int, unit: str) -> str:
     return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
+def percent(bp: int) -> str:
+    """Format a share, given in hundredths of a percent: `5 %`, `0.25 %`."""
+    return f"{bp / 100:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def ordinal(number: int) -> str:
+    """Format a place in a row: `1st`, `9th`, `22nd`."""
+    last = number % 10 if number % 100 not in (11, 12, 13) else 0
+    return f"{number:,}" + {1: "st", 2: "nd", 3: "rd"}.get(last, "th")
 
 
 def size(count: float) -> str:

@@ -7,7 +7,11 @@ from twisted.web.iweb import IResponse
 
 
 def retry_after(response: IResponse) -> float | None:
-    """Parse either form of `Retry-After`, in seconds from now (RFC 9110, section 10.2.3)."""
+    """
+    Parse either form of `Retry-After` (RFC 9110, section 10.2.3).
+
+    :returns: seconds from now; None without a valid value.
+    """
     [value] = response.headers.getRawHeaders(b"Retry-After", [b""])[:1]
     if re.fullmatch(rb"[0-9]{1,9}", value):
         return float(value)

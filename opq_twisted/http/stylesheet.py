@@ -1,4 +1,4 @@
-"""The stylesheet that the box's page and the server's list of archives share."""
+"""The stylesheet that the pages of the box, of the server and of the fleet share."""
 
 from pathlib import Path
 

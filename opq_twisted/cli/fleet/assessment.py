@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator
 
-from opq_twisted.cli.fleet.formats import boxes, count, ordinal, percent
+from opq_twisted.cli.fleet.formats import boxes, count, percent
 from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common import wording
 
@@ -37,7 +37,8 @@ def assessment_lines(rollout: Document) -> Iterator[str]:
             f"{count(bad, 'bad box', 'bad boxes')} of {number:,} that count: "
             f"{_share(bad, number)} [{_bounds(found)}]"
         )
-        yield f"it holds at the {ordinal(found.integer('holds_at') or 0)} bad box of {number:,}"
+        place = wording.ordinal(found.integer("holds_at") or 0)
+        yield f"it holds at the {place} bad box of {number:,}"
     before = found.part("before")
     if tried := before.integer("boxes"):
         yield (

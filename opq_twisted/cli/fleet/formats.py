@@ -23,18 +23,12 @@ NEEDS = {
 
 def percent(bp: int | None) -> str:
     """Format hundredths of a percent: `5 %`, `0.25 %`."""
-    return "unknown" if bp is None else f"{bp / 100:.2f}".rstrip("0").rstrip(".") + " %"
+    return "unknown" if bp is None else wording.percent(bp)
 
 
 def count(number: int | None, one: str, many: str | None = None) -> str:
     """Format a number of things: `1 box`, `4,310 boxes`."""
     return f"{number or 0:,} {one if number == 1 else many or one + 's'}"
-
-
-def ordinal(number: int) -> str:
-    """Format the place in a row: `1st`, `9th`, `22nd`."""
-    last = number % 10 if number % 100 not in (11, 12, 13) else 0
-    return f"{number:,}" + {1: "st", 2: "nd", 3: "rd"}.get(last, "th")
 
 
 def boxes(number: int | None) -> str:

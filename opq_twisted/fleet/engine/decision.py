@@ -4,9 +4,10 @@ from enum import Enum
 
 from attrs import frozen
 
+from opq_twisted.common.wording import percent
 from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.timing import Timing
-from opq_twisted.fleet.rollouts.rollout import Rollout, percent
+from opq_twisted.fleet.rollouts.rollout import Rollout
 
 #: The share of the drawn boxes whose attempt has to have ended before a step does; after so many
 #: times the time of a step it ends without them.

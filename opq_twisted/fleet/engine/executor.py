@@ -3,12 +3,13 @@
 from attrs import frozen
 from sqlalchemy import Connection
 
+from opq_twisted.common.wording import percent
 from opq_twisted.fleet.audit import MAX_BECAUSE, AuditNote, is_recorded, record
 from opq_twisted.fleet.engine.assessment import Assessment
 from opq_twisted.fleet.engine.decision import Action, describe
 from opq_twisted.fleet.rollouts import orders
 from opq_twisted.fleet.rollouts.orders import Order
-from opq_twisted.fleet.rollouts.rollout import Rollout, find, percent
+from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.schema import rollout
 from opq_twisted.fleet.store.states import RolloutState

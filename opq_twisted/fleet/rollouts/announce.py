@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from attrs import evolve
 from sqlalchemy import Connection, and_, or_, select
 
+from opq_twisted.common.wording import percent
 from opq_twisted.fleet.audit import AuditNote, record
-from opq_twisted.fleet.rollouts.rollout import Rollout, add, find, percent, save
+from opq_twisted.fleet.rollouts.rollout import Rollout, add, find, save
 from opq_twisted.fleet.rollouts.steps import first_step
 from opq_twisted.fleet.rollouts.transitions import begin, carry_on, supersede
 from opq_twisted.fleet.settings import Rollouts, begins_small

@@ -5,8 +5,9 @@ from sqlalchemy import Connection
 
 from opq_twisted.common.errors import OpqError
 from opq_twisted.common.strict_json import MAX_NUMBER
+from opq_twisted.common.wording import percent
 from opq_twisted.fleet.audit import AuditNote, record
-from opq_twisted.fleet.rollouts.rollout import Rollout, find, percent, save
+from opq_twisted.fleet.rollouts.rollout import Rollout, find, save
 from opq_twisted.fleet.rollouts.steps import first_step, next_step
 from opq_twisted.fleet.store.schema import rollout
 from opq_twisted.fleet.store.states import RolloutState

@@ -76,11 +76,6 @@ def save(connection: Connection, changed: Rollout) -> None:
     connection.execute(rollout.update().where(which).values(_columns(changed)))
 
 
-def percent(bp: int) -> str:
-    """Format a share: `5 %`, `0.25 %`."""
-    return f"{bp / 100:.2f}".rstrip("0").rstrip(".") + " %"
-
-
 def _of(row: Row[Any]) -> Rollout:
     fields = {**row._mapping, "state": RolloutState(row.state)}
     del fields["id"]

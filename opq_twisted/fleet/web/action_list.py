@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from opq_twisted.common.wording import percent
 from opq_twisted.fleet.control.answers import RequestInvalid
 from opq_twisted.fleet.control.changes import Change, Changes
 from opq_twisted.fleet.control.fields import Fields
-from opq_twisted.fleet.rollouts.rollout import percent
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.fleet.web.actions import Action
 from opq_twisted.trust.pace import ALL

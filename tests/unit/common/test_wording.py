@@ -78,3 +78,13 @@ class WordingTests(SynchronousTestCase):
     def test_mebibytes(self) -> None:
         """Sizes in MiB are rounded up."""
         self.assertEqual([wording.mebibytes(each) for each in (1, 1 << 20)], ["1 MiB"] * 2)
+
+    def test_percent(self) -> None:
+        """A share has as many digits as it needs."""
+        shown = [wording.percent(bp) for bp in (0, 1, 25, 100, 550, 2000, 10_000)]
+        self.assertEqual(shown, ["0 %", "0.01 %", "0.25 %", "1 %", "5.5 %", "20 %", "100 %"])
+
+    def test_ordinal(self) -> None:
+        """The place in a row has the right ending."""
+        found = [wording.ordinal(number) for number in (1, 2, 3, 4, 11, 12, 13, 21, 112, 1003)]
+        self.assertEqual(" ".join(found), "1st 2nd 3rd 4th 11th 12th 13th 21st 112th 1,003rd")

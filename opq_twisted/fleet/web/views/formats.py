@@ -23,8 +23,8 @@ def boxes(count: int | None) -> str:
 
 
 def percent(bp: int) -> str:
-    """Format hundredths of a percent: `5 %`, `0.25 %`."""
-    return f"{bp / 100:.2f}".rstrip("0").rstrip(".") + "\N{NO-BREAK SPACE}%"
+    """Format hundredths of a percent, on one line: `5 %`, `0.25 %`."""
+    return wording.percent(bp).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def share(part: float) -> str:
@@ -80,12 +80,6 @@ def clock(seconds: float) -> Markup:
 def fingerprint(key_id: str) -> str:
     """Shorten a fingerprint."""
     return key_id[:_SHORT]
-
-
-def ordinal(count: int) -> str:
-    """Format a place: `1st`, `9th`, `22nd`."""
-    ending = {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
-    return f"{count:,}{'th' if count % 100 in (11, 12, 13) else ending}"
 
 
 def _time(seconds: float) -> datetime | None:

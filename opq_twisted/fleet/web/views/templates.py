@@ -27,10 +27,12 @@ def _environment() -> Environment:
         # The files do not change while the program runs.
         auto_reload=False,
     )
-    for name in ("number", "boxes", "percent", "share", "span", "moment", "age", "built"):
+    for name in (
+        *("number", "boxes", "percent", "share", "span", "moment", "age", "built"),
+        "fingerprint",
+    ):
         made.filters[name] = getattr(formats, name)
-    made.filters |= {"ordinal": formats.ordinal, "fingerprint": formats.fingerprint}
-    made.filters["bytes_of"] = wording.part_of
+    made.filters |= {"ordinal": wording.ordinal, "bytes_of": wording.part_of}
     made.globals |= {
         "files": NAMES,
         "pages": _PAGES,
@@ -38,7 +40,6 @@ def _environment() -> Environment:
         "waiting": words.WAITING,
         "outcomes": words.OUTCOMES,
         "key_states": words.KEY_STATES,
-        "rollout_states": words.ROLLOUT_STATES,
     }
     return made
 

@@ -37,14 +37,6 @@ KEY_STATES: Mapping[str, str] = {
     "gone": "gone: silent for a long time",
 }
 
-#: Where a rollout is.
-ROLLOUT_STATES: Mapping[str, str] = {
-    "baking": "Baking",
-    "done": "Done",
-    "held": "Held",
-    "superseded": "Superseded",
-}
-
 #: How an attempt ended, or where it is.
 OUTCOMES: Mapping[str, str] = {
     "updated": "updated",

@@ -15,7 +15,6 @@ from unittest.mock import patch
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.cli.fleet.export import COLUMNS
-from opq_twisted.cli.fleet.formats import ordinal
 from opq_twisted.cli.fleet.main import main
 from tests.helpers.fake_fleet_server import FakeFleetServer
 from tests.helpers.project import PROJECT
@@ -125,15 +124,6 @@ class FleetCase(SynchronousTestCase):
         return [
             json.loads(line) for line in self.said(*arguments, "--json", code=code).splitlines()
         ]
-
-
-class FormatTests(SynchronousTestCase):
-    """Words for numbers."""
-
-    def test_ordinals(self) -> None:
-        """The place in a row has the right ending."""
-        found = [ordinal(number) for number in (1, 2, 3, 4, 11, 12, 13, 21, 112, 1003)]
-        self.assertEqual(" ".join(found), "1st 2nd 3rd 4th 11th 12th 13th 21st 112th 1,003rd")
 
 
 class ReadingTests(FleetCase):

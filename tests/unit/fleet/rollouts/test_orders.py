@@ -10,7 +10,7 @@ from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.audit import AuditNote, AuditNoteInvalid
 from opq_twisted.fleet.rollouts.announce import announce
 from opq_twisted.fleet.rollouts.orders import Order, RolloutUnknown, hold, resume, widen
-from opq_twisted.fleet.rollouts.rollout import Rollout, find, percent
+from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.schema import audit, box
 from opq_twisted.fleet.store.states import BoxState, RolloutState
@@ -239,12 +239,3 @@ class DeedTests(SynchronousTestCase):
         """A reason may be in any language, and may look like SQL or HTML."""
         for because in ("Boîtes muettes — 停止", "'; DROP TABLE audit; --", "<script>"):
             self.assertEqual(AuditNote(who="anna", because=because).because, because)
-
-
-class PercentTests(SynchronousTestCase):
-    """How shares are shown."""
-
-    def test_percent(self) -> None:
-        """A share has as many digits as it needs."""
-        shown = [percent(bp) for bp in (0, 1, 25, 100, 550, 2000, ALL)]
-        self.assertEqual(shown, ["0 %", "0.01 %", "0.25 %", "1 %", "5.5 %", "20 %", "100 %"])
