@@ -44,7 +44,7 @@ class Hearing:
     def moment(self) -> float:
         """The moment from which on the boxes tell whether the network is well."""
         if self.silent_since is None:
-            return self.now - self.timing.silence * 2 / 3
+            return self.now - self.timing.missed_after
         return max(self.silent_since, self.now - _AWAY * self.timing.silence)
 
     @property
@@ -57,8 +57,17 @@ class Hearing:
         return self.server.before(self.now, self.timing.slack)
 
     def is_fleet_silent(self, controls: Controls) -> bool:
-        """Whether too many boxes are silent that install nothing."""
+        """
+        Whether too many boxes are silent that install nothing.
+
+        It lasts a while: with some keys that report in turns, anybody could otherwise let it begin
+        and end in each run, and fill the audit.
+        """
         was_silent = self.silent_since is not None
+        if self.silent_since is not None:
+            lasts = self.now - self.silent_since - self.timing.missed_after
+            if 0 <= lasts < self.timing.settle:
+                return True
         if not was_silent and not self.server.is_settled(self.now, self.timing.settle):
             return False
         return is_fleet_silent(controls, was_silent)

@@ -9,10 +9,6 @@ from opq_twisted.fleet.engine.outages import note_fleet
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.webhook.outbox import Event, Notice, Notify
 
-#: The part of the time of silence after which controls are missed: before that a box is not called
-#: silent, so that no box is while its whole network is down.
-_PART = 2 / 3
-
 
 def tell_silence(
     connection: Connection,
@@ -27,7 +23,7 @@ def tell_silence(
     :param now: seconds since the epoch.
     """
     channel, is_silent = assessment.rollout.channel, assessment.circumstances.is_fleet_silent
-    began = now - _PART * timing.silence
+    began = now - timing.missed_after
     if not note_fleet(connection, channel, is_silent, began=began, now=now):
         return
     event = Event.FLEET_SILENT if is_silent else Event.FLEET_HEARD

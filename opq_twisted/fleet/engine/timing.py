@@ -30,6 +30,15 @@ class Timing:
     #: For which the results of the release before are compared with, until they are read anew.
     compared: float = _HOUR
 
+    @property
+    def missed_after(self) -> float:
+        """
+        Seconds of silence after which the boxes of a channel are missed.
+
+        It is before a box is called silent, so that no box is while its whole network is down.
+        """
+        return self.silence * 2 / 3
+
     def shortened(self, factor: float) -> Self:
         """Return all times divided by a factor, for a demonstration; a run each second at most."""
         return evolve(

@@ -320,6 +320,21 @@ class OutageTests(GatherCase):
         self.assertTrue(self.note(self.assess(), NOW))
         self.assertTrue(self.assess(NOW + 30 * _DAY).circumstances.is_fleet_silent)
 
+    def test_turns(self) -> None:
+        """Keys that report in turns do not let it begin and end all the time."""
+        self.add(30)
+        noted = []
+        for minute in range(0, 4 * 60, 10):
+            now = NOW + 60 * minute
+            self.hear(now - 60, 30)
+            if minute % 20 == 0:
+                missing = {"last_seen": now - 5 * _HOUR, "due": now - 2 * _HOUR}
+                which = update(box).where(box.c.id <= 5).values(missing)
+                self.write(lambda store, which=which: store.execute(which))
+            if self.note(self.assess(now), now):
+                noted.append(minute)
+        self.assertEqual(noted, [0, 130, 140])
+
     def test_two_boxes(self) -> None:
         """Two missing boxes are no outage."""
         self.add(6)
