@@ -68,6 +68,15 @@ def client_network(host: str, trusted: tuple[Network, ...]) -> str | None:
     return str(ip)
 
 
+def is_address(host: str) -> bool:
+    """Whether a text is an address, as `parse_address` takes it."""
+    try:
+        parse_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_address(host: str) -> IPv4Address | IPv6Address:
     """Parse an address without its zone, and one of IPv4 that is mapped to IPv6 as one of IPv4."""
     ip = ip_address(host.partition("%")[0])

@@ -107,6 +107,12 @@ def _read_password(name: str) -> str:
 
 def _change(path: Path, change: Callable[[str], str]) -> None:
     """Change the file, one process at a time; a file with a mistake is not changed."""
+    if path.is_symlink():
+        # To follow it as root would be dangerous. If it was replaced, the file behind it would
+        # still let in whoever is removed here.
+        raise OperatorsInvalid(
+            f"{path} is a symbolic link: name the file itself with --operators {path.readlink()}"
+        )
     with files.locked(path.with_name(f".{path.name}.lock"), blocking=True):
         before = _read(path) if path.exists() else ""
         _parse(path, before)

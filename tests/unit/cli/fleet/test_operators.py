@@ -60,6 +60,16 @@ class OperatorsTests(OperatorsCase):
         self.assertEqual(len(parse(text)), 1)
         self.assertEqual(self.file.stat().st_mode & 0o777, 0o600)
 
+    def test_link(self) -> None:
+        """A link is neither followed nor replaced: the server may read the file it leads to."""
+        self.add("anna")
+        self.file.rename(self.folder / "elsewhere")
+        self.file.symlink_to("elsewhere")
+        _, error = self.run_command("remove-operator", "anna", code=1)
+        self.assertIn("name the file itself with --operators elsewhere", error)
+        self.assertTrue(self.file.is_symlink())
+        self.assertIn("anna", self.run_command("operators")[0])
+
     def test_token(self) -> None:
         """A token is printed once, and only its hash is kept."""
         out, _ = self.run_command("add-token", "grafana", "--role", "viewer")

@@ -13,6 +13,7 @@ from opq_twisted.fleet.reports.inbox import Inbox
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.reports.rate_limit import BURST
 from opq_twisted.fleet.reports.resource import ReportResource
+from opq_twisted.http.client_network import UNKNOWN
 from opq_twisted.http.connection_limits import ConnectionLimits
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
@@ -312,7 +313,9 @@ class ResourceTests(SynchronousTestCase):
                 ("127.0.0.1:80, :80, []", ""),
                 ("", ""),
                 (", ,", ""),
-                ("x" * 5000, "x" * 64),
+                ("x" * 5000, UNKNOWN),
+                ("198.51.100.1, \x1b[31m", UNKNOWN),
+                ("198.51.100.1%\x1b[31m", "198.51.100.1"),
             ):
                 found = self.networks(proxy, f"X-Forwarded-For: {forwarded}")
                 self.assertEqual(found, network)
