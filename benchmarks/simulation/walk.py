@@ -185,7 +185,8 @@ class Walk:
         baked = hearing.server.between(rollout.since, now)
         drawn, ended = (0, 0) if baked < timing.step else self._through(now)
         boxes = self._world.scenario.boxes
-        test = SequentialTest.after(round(_BEFORE_BAD * boxes), boxes, self._listening.usual)
+        usual = self._listening.usual if self.ledger.silent else 0.0
+        test = SequentialTest.after(round(_BEFORE_BAD * boxes), boxes, usual)
         circumstances = Circumstances(
             baked=baked,
             is_settled=hearing.is_settled,

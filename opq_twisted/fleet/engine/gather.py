@@ -20,6 +20,7 @@ from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.hearing import read_hearing
 from opq_twisted.fleet.engine.sequential_test import SequentialTest
 from opq_twisted.fleet.engine.timing import Timing
+from opq_twisted.fleet.queries.outcomes import SILENT
 from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.rollouts.steps import first_step, next_step
 from opq_twisted.fleet.store.schema import rollout
@@ -27,6 +28,7 @@ from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.fleet.widen_hours import WidenHours
 
 _ALWAYS = WidenHours()
+_NO_CONTROLS = Controls(0, 0)
 
 
 def assess(
@@ -89,11 +91,11 @@ def _judge(
         return is_judged and then.can_tell and not then.explain_silence
 
     before = befores.read(connection, each, now, hearing.silence)
-    evidence = _evidence(
-        sum_up(judged, is_clear),
-        count_drawn(connection, each, counts),
-        _test(before, group.since(now - timing.silence)),
-    )
+    counted = sum_up(judged, is_clear)
+    # The silence of others excuses no box that has said what went wrong.
+    usual = group.since(now - timing.silence) if SILENT in counted.bad_by_reason else _NO_CONTROLS
+    drawn = count_drawn(connection, each, counts)
+    evidence = _evidence(counted, drawn, _test(before, usual))
     circumstances = Circumstances(
         baked=hearing.server.between(each.since, now),
         is_settled=hearing.is_settled,

@@ -41,7 +41,8 @@ class SequentialTest:
         Make the test of a release.
 
         :param bad: how many of the `boxes` were bad with the release before.
-        :param silent: the share of the boxes that fell silent without installing anything.
+        :param silent: the share of the boxes that fell silent without installing anything, if
+            silent boxes are among the bad ones; otherwise 0.
         """
         before = interval(bad, boxes, _Z_80)[1] if boxes else 0.0
         accepted = min(_MOST_ACCEPTED, max(_LEAST_ACCEPTED, before + silent))

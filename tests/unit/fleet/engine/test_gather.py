@@ -204,6 +204,17 @@ class SilenceTests(GatherCase):
         self.add_silent(3)
         self.assertEqual(self.counts(), (0, {"silent": 3}, 0, 0))
 
+    def test_normal(self) -> None:
+        """What is normal depends on the boxes that fall silent by themselves, if silence counts."""
+        self.add(98)
+        self.add(2, last_seen=_LONG_AGO, due=NOW - 4 * _HOUR)
+        self.add(1, ("returned", "rescued"))
+        self.assertEqual(self.assess().evidence.test.accepted, 0.01)
+        self.add_silent(1)
+        found = self.assess().evidence
+        self.assertEqual(found.bad_by_reason, {"rescued": 1, "silent": 1})
+        self.assertAlmostEqual(found.test.accepted, 0.02, places=3)
+
     def test_not_yet(self) -> None:
         """A box is silent after six hours, and only if it was about to install."""
         self.add(20)
