@@ -7,6 +7,8 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 
 from opq_twisted.common.errors import CannotStart
+from opq_twisted.fleet.control.changes import Changes
+from opq_twisted.fleet.control.queries import Queries
 from opq_twisted.fleet.control.site import make_control, make_root
 from opq_twisted.fleet.control.try_webhook import WebhookTestResource
 from opq_twisted.fleet.engine.judge import Judge
@@ -79,19 +81,15 @@ class Fleet(MultiService):
         self.metrics = FleetMetrics(
             reactor, self.reports, inbox, self.database.read, self.judge.for_show, now, sender
         )
-        root = make_root(
-            self.database,
-            now,
-            self._count_waiting,
-            self._notify_pace_changed,
-            self.judge,
-        )
+        changes = Changes(now, self._notify_pace_changed)
+        queries = Queries(now, self._count_waiting, self.judge)
+        root = make_root(self.database, queries, changes)
         root.putChild(b"webhook-test", WebhookTestResource(poster, now))
         if sender is not None:
             sender.setServiceParent(self)
         shown: list[Callable[[], None]] = []
         if settings.page is not None:
-            page = self._make_page(reactor, settings.page, now)
+            page = self._make_page(reactor, settings.page, changes, now)
             page.setServiceParent(self)
             shown.append(page.current.count_soon)
         for each in (
@@ -147,17 +145,11 @@ class Fleet(MultiService):
         )
 
     def _make_page(
-        self, reactor: Any, settings: PageSettings, now: Callable[[], float]
+        self, reactor: Any, settings: PageSettings, changes: Changes, now: Callable[[], float]
     ) -> FleetPage:
-        return FleetPage(
-            reactor,
-            settings,
-            self.database,
-            self.judge.for_show,
-            now,
-            self._count_waiting,
-            self._notify_pace_changed,
-        )
+        judge = self.judge.for_show
+        queries = Queries(now, self._count_waiting, judge)
+        return FleetPage(reactor, settings, self.database, judge, queries, changes, now)
 
     def _count_waiting(self) -> int:
         return sum(self.presence.waiting_now().values())

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 from twisted.internet.defer import Deferred, execute
 
+from opq_twisted.fleet.control.changes import Changes
+from opq_twisted.fleet.control.queries import Queries
 from opq_twisted.fleet.control.site import ControlRequest, make_root
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.settings import Rollouts
@@ -63,10 +65,8 @@ class Control:
         self.signs, self.changed = True, 0
         self._root = make_root(
             self.database,  # type: ignore[arg-type]
-            lambda: NOW,
-            lambda: 3,
-            self._pace_changed,
-            Judge(mode=mode),
+            Queries(lambda: NOW, lambda: 3, Judge(mode=mode)),
+            Changes(lambda: NOW, self._pace_changed),
         )
 
     def _pace_changed(self) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from opq_twisted.fleet.control.changes import Changes
+from opq_twisted.fleet.control.queries import Queries
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.settings import PageSettings
@@ -48,9 +50,9 @@ class Page:
             PageSettings(operators=operators, hosts=("fleet.example",), limits=ConnectionLimits()),
             self.database,  # type: ignore[arg-type]
             judge,
+            Queries(lambda: NOW, lambda: 3, judge),
+            Changes(lambda: NOW, self._pace_changed),
             lambda: NOW,
-            lambda: 3,
-            self._pace_changed,
         )
 
     def _pace_changed(self) -> bool:

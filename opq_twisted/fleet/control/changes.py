@@ -26,9 +26,18 @@ MakeChange = Callable[[Fields], Change]
 class Changes:
     """Makes a change from the fields of a request, by the name of the command."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        """:param now: gives seconds since the epoch."""
+    def __init__(self, now: Callable[[], float], pace_changed: Callable[[], bool]) -> None:
+        """
+        :param now: gives seconds since the epoch.
+        :param pace_changed: called after the pace of a rollout was changed; returns whether this
+            process signs a new timestamp then.
+        """
         self._now = now
+        self._pace_changed = pace_changed
+
+    def sign_pace(self, content: Content) -> Content:
+        """Let a changed pace be signed, after its commit; add whether this process does that."""
+        return {**content, "signs_here": self._pace_changed()}
 
     def hold(self, fields: Fields) -> Change:
         """Let no box install a release by itself."""

@@ -1,15 +1,12 @@
 """Makes the site that `opq-fleet` talks to."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from opq_twisted.fleet.control.changes import Changes
 from opq_twisted.fleet.control.listener import SocketListener
-from opq_twisted.fleet.control.overview import Content
 from opq_twisted.fleet.control.queries import Queries
 from opq_twisted.fleet.control.resources import ChangeResource, QueryResource
-from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.http.connection_limits import ConnectionLimits
 from opq_twisted.http.request import BoundedRequest
@@ -26,36 +23,17 @@ class ControlRequest(BoundedRequest):
     max_body = 1024 * 1024
 
 
-def make_root(
-    database: Database,
-    now: Callable[[], float],
-    waiting_now: Callable[[], int],
-    pace_changed: Callable[[], bool],
-    judge: Judge,
-) -> PlainResource:
-    """
-    Make the resource tree.
-
-    :param now: gives seconds since the epoch.
-    :param waiting_now: counts the boxes that wait at this process for a release.
-    :param pace_changed: called when an operator has changed a pace; returns whether this process
-        signs a new timestamp then.
-    :param judge: judges the rollouts.
-    """
+def make_root(database: Database, queries: Queries, changes: Changes) -> PlainResource:
+    """Make the resource tree."""
     root = PlainResource()
-    changes = Changes(now)
-
-    def of_the_pace(content: Content) -> Content:
-        return {**content, "signs_here": pace_changed()}
-
-    for path, query in Queries(now, waiting_now, judge).by_path().items():
+    for path, query in queries.by_path().items():
         root.putChild(path, QueryResource(database, query))
     for path, change in (
         (b"hold", changes.hold),
         (b"resume", changes.resume),
         (b"widen", changes.widen),
     ):
-        root.putChild(path, ChangeResource(database, change, of_the_pace))
+        root.putChild(path, ChangeResource(database, change, changes.sign_pace))
     for path, change in (
         (b"admit", changes.admit),
         (b"distrust", changes.distrust),

@@ -1,6 +1,6 @@
 """All actions of the page, and the sentences about what they have done."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opq_twisted.common.wording import percent
@@ -14,16 +14,8 @@ from opq_twisted.trust.pace import ALL
 Content = Mapping[str, Any]
 
 
-def make_actions(changes: Changes, pace_changed: Callable[[], bool]) -> Sequence[Action]:
-    """
-    Make the actions.
-
-    :param pace_changed: called when the pace of a rollout was changed; returns whether this process
-        signs a new timestamp then.
-    """
-
-    def of_the_pace(content: Content) -> Content:
-        return {**content, "signs_here": pace_changed()}
+def make_actions(changes: Changes) -> Sequence[Action]:
+    """Make the actions."""
 
     def widen(fields: Fields) -> Change:
         if fields.number("to_bp", ALL) is None:
@@ -44,7 +36,7 @@ def make_actions(changes: Changes, pace_changed: Callable[[], bool]) -> Sequence
                 make_change=make_change,
                 describe=_describe_rollout,
                 place=lambda typed: f"/fleet#{typed.get('channel', '')}".rstrip("#"),
-                done=of_the_pace,
+                done=changes.sign_pace,
             )
             for name, make_change in (
                 ("hold", changes.hold),

@@ -58,21 +58,17 @@ class FleetPage(MultiService):
         settings: PageSettings,
         database: Database,
         judge: Judge,
+        queries: Queries,
+        changes: Changes,
         now: Callable[[], float],
-        waiting_now: Callable[[], int],
-        pace_changed: Callable[[], bool],
     ) -> None:
         """
         Read the operators' file, and look at the port.
 
         :param now: gives seconds since the epoch.
-        :param waiting_now: counts the boxes that wait at this process for a release.
-        :param pace_changed: called when an operator has changed a pace; returns whether this
-            process signs a new timestamp then.
         :raises CannotStart: if the file or the port cannot be used.
         """
         super().__init__()
-        queries = Queries(now, waiting_now, judge)
         operators = OperatorsFile(settings.operators)
         authentication = Authentication(reactor, operators)
         streams = EventStreams(reactor, TOO_MANY)
@@ -99,7 +95,7 @@ class FleetPage(MultiService):
             Guard(identify, now, network),
             Sources(database, queries, judge, current, Notices()),
             streams,
-            make_actions(Changes(now), pace_changed),
+            make_actions(changes),
             HostCheck(settings.hosts),
         )
         self.site = BoundedSite(reactor, root, settings.limits)
