@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from opq_twisted.common import wording
+
 Json = Mapping[str, Any]
 
 #: The name of the engine in the audit.
@@ -86,4 +88,4 @@ def _state_of(status: Json, release: int) -> str | None:
 
 
 def _share(rollout: Json) -> str:
-    return f"{rollout['bp'] / 100:g} % of the boxes"
+    return f"{wording.percent(rollout['bp'])} of the boxes"

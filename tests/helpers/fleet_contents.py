@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from opq_twisted.fleet.web.views.words import NEEDS
+from opq_twisted.fleet.needs import NEEDS
 
 #: 24 November 2026, 11:07 UTC.
 NOW = 1_795_518_420.0

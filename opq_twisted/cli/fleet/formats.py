@@ -9,17 +9,6 @@ from opq_twisted.common import wording
 #: be the number of a box.
 _SHORT = re.compile(r"[0-9]{12,}.|.{0,12}")
 
-#: The reasons why boxes need somebody, the most urgent first: the name in JSON, and the words.
-NEEDS = {
-    "silent": "silent since an installation began",
-    "cloned": "with a key that two boxes use",
-    "shared_number": "with a number that another box uses",
-    "blocked": "refusing the release on offer",
-    "stale_metadata": "without metadata that can be trusted",
-    "not_seen": "not seen for 7 days",
-    "new_key": "with a key that is less than a day old",
-}
-
 
 def percent(bp: int | None) -> str:
     """Format hundredths of a percent: `5 %`, `0.25 %`."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from opq_twisted.cli.fleet.assessment import MODES, assessment_lines, reason_lines
 from opq_twisted.cli.fleet.formats import (
-    NEEDS,
     boxes,
     fingerprint,
     name,
@@ -15,6 +14,7 @@ from opq_twisted.cli.fleet.formats import (
 )
 from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common import wording
+from opq_twisted.fleet.needs import NEEDS
 
 
 def rollout_lines(rollout: Document) -> Iterator[str]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from opq_twisted.fleet.web.views import formats, words
+from opq_twisted.fleet.needs import NEEDS
+from opq_twisted.fleet.web.views import formats
 from opq_twisted.fleet.web.views.banner import Banner
 from opq_twisted.fleet.web.views.shares import share_bar
 from opq_twisted.fleet.web.views.templates import fill
@@ -83,7 +84,7 @@ def _shares(content: _Content) -> Iterator[tuple[str, int | None, int, str]]:
 
 
 def _needed(content: _Content) -> Iterator[tuple[str, str, _Content]]:
-    for name, text in words.NEEDS.items():
+    for name, text in NEEDS.items():
         need = content["needs"][name]
         if need["boxes"]:
             yield name.replace("_", "-"), text, need

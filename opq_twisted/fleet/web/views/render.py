@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from opq_twisted.fleet.needs import NEEDS
 from opq_twisted.fleet.web.views import words
 from opq_twisted.fleet.web.views.history import describe_history
 from opq_twisted.fleet.web.views.parts import render_channel, render_parts
@@ -39,7 +40,7 @@ def boxes(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
     values = {
         "content": content,
         "given": given,
-        "need_options": [(name.replace("_", "-"), text) for name, text in words.NEEDS.items()],
+        "need_options": [(name.replace("_", "-"), text) for name, text in NEEDS.items()],
         "next": {**given, "after": rows[-1]["id"]} if content["more"] and rows else None,
     }
     return _page("boxes", values, content, viewer, done)

@@ -2,17 +2,6 @@
 
 from collections.abc import Mapping
 
-#: Why boxes need somebody, the most urgent first: the name in JSON, and the words after a number.
-NEEDS: Mapping[str, str] = {
-    "silent": "silent since an installation began",
-    "cloned": "with a key that two boxes use",
-    "shared_number": "with a number that another box uses",
-    "blocked": "refusing a release",
-    "stale_metadata": "without metadata that can be trusted",
-    "not_seen": "not seen for 7 days",
-    "new_key": "with a key that is less than a day old",
-}
-
 #: What a box waits for.
 WAITING: Mapping[str, str] = {
     "turn": "its turn in the rollout",
