@@ -466,7 +466,8 @@ OVERVIEWS: Mapping[str, Content] = {
         channels=[
             {
                 **_waiting(
-                    "Many boxes are silent that installed nothing: it waits for the network."
+                    "Many boxes are silent that installed nothing: the rollout waits for the "
+                    "network."
                 ),
                 "silent_since": NOW - _HOUR,
             }

@@ -100,19 +100,19 @@ def describe(evidence: Evidence) -> str:
 
 def _reason_to_wait(evidence: Evidence, circumstances: Circumstances, timing: Timing) -> str | None:
     if circumstances.is_fleet_silent:
-        return "Many boxes are silent that installed nothing: it waits for the network."
+        return "Many boxes are silent that installed nothing: the rollout waits for the network."
     if not circumstances.is_settled:
-        return "It waits until the boxes have reported after the outage."
+        return "The rollout waits until the boxes have reported after the outage."
     if circumstances.metadata_problem is not None:
-        return f"It waits for the signed metadata: {circumstances.metadata_problem}"
+        return f"The rollout waits for the signed metadata: {circumstances.metadata_problem}"
     if not circumstances.is_in_hours:
-        return "It waits for the hours in which rollouts are widened."
+        return "The rollout waits for the hours of --widen-hours."
     is_late = circumstances.baked >= _PATIENCE * timing.step
     is_urgent = is_late or evidence.is_perhaps_held
     if evidence.ended < _ENDED * evidence.drawn and not is_urgent:
         return (
-            f"{evidence.ended:,} of the {evidence.drawn:,} boxes whose turn it is are through: it "
-            "waits for more of them."
+            "The rollout waits for more of the boxes whose turn it is: "
+            f"{evidence.ended:,} of {evidence.drawn:,} are through."
         )
     return None
 

@@ -29,11 +29,15 @@ def tell_silence(
     event = Event.FLEET_SILENT if is_silent else Event.FLEET_HEARD
     controls = assessment.controls
     boxes = controls.heard + controls.missing
-    because = f"{controls.missing:,} of {boxes:,} boxes that install nothing are silent."
+    because = (
+        f"{controls.missing:,} of {boxes:,} boxes of the channel {channel} are silent that "
+        "installed nothing."
+    )
     change = (
-        "No rollout is widened, and no silence counts, until they are heard again."
+        "Its rollout is not widened, and no silence counts, until they are heard again. It may be "
+        "the network, or this server."
         if is_silent
-        else "Rollouts go on: the boxes are heard again."
+        else "Its rollout goes on: the boxes are heard again."
     )
     note = AuditNote(who=WHO, because=because)
     record(connection, note, now, what=event.value, change=change, channel=channel)

@@ -330,7 +330,9 @@ class OutageTests(EngineCase):
         self.silent |= set(range(1, 21))
         self.pass_hours(40)
         self.assertEqual(self.words(), ["engine: fleet-silent"])
-        self.assertRegex(self.audit()[0].because, r"^1\d of 3\d boxes that install nothing are")
+        self.assertRegex(
+            self.audit()[0].because, r"^1\d of 3\d boxes of the channel stable are silent"
+        )
         self.silent.clear()
         self.pass_hours(1)
         self.assertEqual(self.words(), ["engine: fleet-silent", "engine: fleet-heard"])
