@@ -44,6 +44,8 @@ class EventStreams:
         self._too_many = too_many
         self._streams: set[_Stream] = set()
         self._shares = Shares(MAX_STREAMS)
+        #: How often `close` was called.
+        self.closings = 0
         self._heartbeat = LoopingCall(lambda: self.send(_HEARTBEAT))
         self._heartbeat.clock = clock
 
@@ -90,6 +92,7 @@ class EventStreams:
 
     def close(self) -> None:
         """End all streams; a browser opens a new one by itself."""
+        self.closings += 1
         for stream in tuple(self._streams):
             stream.close()
 

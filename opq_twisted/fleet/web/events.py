@@ -23,6 +23,10 @@ TOO_MANY = Reply.sentence(
     {b"Retry-After": b"30"},
 )
 
+_CHANGED = Reply.sentence(
+    SERVICE_UNAVAILABLE, "The operators have changed: come again.", {b"Retry-After": b"5"}
+)
+
 
 class Events(GetPage):
     """
@@ -40,7 +44,11 @@ class Events(GetPage):
 
     async def show(self, request: BoundedRequest, viewer: Viewer) -> Reply | int:
         """Start a stream."""
+        closings = self._streams.closings
         content = await self.sources.current.get()
+        if self._streams.closings != closings:
+            # During the first count, which may be slow, whoever asks may have been removed.
+            return _CHANGED
         role = viewer.is_operator
         if role not in self._sent or not len(self._streams):
             self._sent[role] = _render(content, role)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select
+from twisted.internet.defer import Deferred
 
 from opq_twisted.fleet.store.schema import audit
 from opq_twisted.fleet.store.states import RolloutState
@@ -394,6 +395,20 @@ class EventTests(PageCase):
         self.assertIn("held", "".join(changed.values()).lower())
         self.assertLess(len(changed), len(first))
         self.assertNotIn("<form", "".join(seen.values()))
+
+    def test_removed_before(self) -> None:
+        """Who is removed while the first count lasts gets no stream."""
+        read, asked = self.page.database.read, Deferred[None]()
+
+        def read_later(query: Any) -> Any:
+            return asked.addCallback(lambda _: read(query))
+
+        self.patch(self.page.database, "read", read_later)
+        connection = self.follow(VIEWER)
+        self.page.file.write_text("")
+        self.assertEqual(self.page.get("/fleet", VIEWER).status, 401)
+        asked.callback(None)
+        self.assertEqual(connection.response("GET").status, 503)
 
     def test_removed(self) -> None:
         """The stream of somebody who is no operator any more ends with the next count."""
