@@ -19,6 +19,12 @@ _PAGE = 100
 #: Columns of the names beside lines.
 _WIDTH = 11
 
+#: Without that key nobody looks at what the signed metadata names.
+_NO_CHANNEL = (
+    "No channel has named a release yet. Rollouts need signed releases, and a server with the "
+    "timestamp's key."
+)
+
 
 def status(options: argparse.Namespace) -> int:
     """Show the releases on offer, how boxes fare with them, and what needs somebody."""
@@ -27,7 +33,7 @@ def status(options: argparse.Namespace) -> int:
         say_json(found.content)
         return _exit_code(found)
     _say_channels(found)
-    _say_row("Channels", rows.no_channel_lines(found))
+    _say_row("Channels", rows.no_channel_lines(found, _NO_CHANNEL))
     _say_row("Fleet", rows.fleet_lines(found))
     _say_row("Needs", rows.need_lines(found.part("needs")))
     _say_row("Changes", (rows.change_line(each) for each in found.parts("changes")))
@@ -100,7 +106,7 @@ def release(options: argparse.Namespace) -> int:
         say_json(found.content)
         return _exit_code(found)
     _say_channels(found)
-    _say_row("Channels", rows.no_channel_lines(found))
+    _say_row("Channels", rows.no_channel_lines(found, "No channel has named this release."))
     _say_row("Run by", [formats.boxes(found.integer("boxes"))])
     _say_row("Bad for", map(rows.bad_line, found.parts("bad")))
     _say_row("Changes", (rows.change_line(each) for each in found.parts("changes")))

@@ -43,10 +43,10 @@ def mode_lines(found: Document) -> Iterator[str]:
         yield MODES[mode]
 
 
-def no_channel_lines(found: Document) -> Iterator[str]:
-    """Say that there is no rollout to show."""
+def no_channel_lines(found: Document, sentence: str) -> Iterator[str]:
+    """Say that there is no rollout to show, and why."""
     if not any(found.parts("channels")):
-        yield "none has named a release since this server has a fleet"
+        yield sentence
 
 
 def fleet_lines(found: Document) -> Iterator[str]:

@@ -83,8 +83,9 @@ def describe(evidence: Evidence) -> str:
     """Return the numbers in a sentence."""
     if not evidence.boxes:
         return "No box that counts has begun to install it."
-    noun = "box is" if evidence.boxes == 1 else "boxes are"
-    text = f"{evidence.bad:,} of {evidence.boxes:,} {noun} bad"
+    noun = "box" if evidence.boxes == 1 else "boxes"
+    verb = "is" if evidence.bad == 1 or evidence.boxes == 1 else "are"
+    text = f"{evidence.bad:,} of {evidence.boxes:,} {noun} {verb} bad"
     if evidence.bad_by_reason:
         reasons = sorted(evidence.bad_by_reason.items(), key=lambda each: (-each[1], each[0]))
         text += f" ({', '.join(f'{reason} {boxes:,}' for reason, boxes in reasons)})"

@@ -202,7 +202,7 @@ class ReadingTests(FleetCase):
 
     def test_nothing(self) -> None:
         """An empty fleet is no error."""
-        self.assertIn("none has named a release", self.said("status"))
+        self.assertIn("No channel has named a release yet.", self.said("status"))
         self.assertIn("0 boxes", self.said("status"))
         self.assertEqual(self.said("boxes"), "There are no such boxes.\n")
         self.assertEqual(self.said("releases"), "No channel has named a release yet.\n")
