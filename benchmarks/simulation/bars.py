@@ -31,7 +31,9 @@ def missed(scenario: Scenario, results: Sequence[Result]) -> Iterator[str]:
         yield f"It was held in {share:.1%} only."
     if scenario.bad == 1.0 and scenario.boxes >= 50 and any(each.step > 0 for each in held):
         yield "It was held after the first step."
-    # Silence is judged when all boxes of the step have begun.
+    # Silence is judged when all boxes of the step have begun; and a minute in which many boxes of a
+    # very large fleet begin brings several bad ones.
+    is_quick = scenario.failing is Failing.MIXED and scenario.boxes <= 5000
     most = max((each.bad for each in held), default=0)
-    if scenario.bad == 1.0 and scenario.failing is Failing.MIXED and most > _MOST_BAD:
+    if scenario.bad == 1.0 and is_quick and most > _MOST_BAD:
         yield f"Up to {most} bad boxes were counted."

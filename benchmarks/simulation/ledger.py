@@ -1,6 +1,8 @@
 """What the server has been told of the installations."""
 
 from collections import Counter
+from itertools import takewhile
+from math import inf
 
 from benchmarks.simulation.boxes import Box
 from benchmarks.simulation.installs import Install
@@ -19,8 +21,12 @@ class Ledger:
         self.bad: Counter[str] = Counter()
         #: Boxes under way, by the time of their last report, the oldest first.
         self.open: dict[Box, float] = {}
+        #: When the last one began of the boxes that have failed for any reason.
+        self._last_failed = -inf
         #: The last ends of attempts.
         self.ends: dict[Box, Install] = {}
+        #: When the server first heard of these attempts.
+        self.received: dict[Box, float] = {}
         #: Of the boxes under way: those that count as bad, and of which nobody can say anything.
         self.silent: set[Box] = set()
         self.unclear: set[Box] = set()
@@ -31,15 +37,17 @@ class Ledger:
         """Note that a box is about to install."""
         self.open[box] = now
 
-    def end(self, box: Box, install: Install) -> bool:
+    def end(self, box: Box, install: Install, now: float) -> bool:
         """Note the end of an attempt; returns whether it counts against the release."""
-        self.open.pop(box, None)
+        began = self.open.pop(box, now)
         self.silent.discard(box)
         self.unclear.discard(box)
-        self.ends[box] = install
+        self.ends[box], self.received[box] = install, began
         if install.outcome is Outcome.UPDATED:
             self.well += 1
-        elif is_bad(install.outcome or "", install.reason or ""):
+            return False
+        self._last_failed = max(self._last_failed, began)
+        if is_bad(install.outcome or "", install.reason or ""):
             self.bad[install.reason or ""] += 1
             return True
         return False
@@ -75,7 +83,14 @@ class Ledger:
             bad_by_reason=bad,
             under_way=len(self.open) - len(self.silent),
             unclear=len(self.unclear),
+            too_early=self._too_early() if bad else 0,
             drawn=drawn,
             ended=ended,
             test=test,
         )
+
+    def _too_early(self) -> int:
+        silent = (self.open[box] for box in self.silent)
+        last_bad = max(self._last_failed, max(silent, default=-inf))
+        later = takewhile(lambda box: self.open[box] > last_bad, reversed(self.open))
+        return sum(box not in self.ends for box in later)

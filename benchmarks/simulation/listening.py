@@ -18,7 +18,7 @@ class Listening:
         self.server: list[tuple[float, float]] = []
         self._fleet: list[tuple[float, float]] = []
         self._silent_since: float | None = None
-        #: The share of the boxes that fell silent by themselves.
+        #: The share of the boxes that fell silent by themselves, with those that count as bad.
         self.usual = 0.0
 
     @property
@@ -38,12 +38,13 @@ class Listening:
         """Look at the controls, and judge the silence."""
         hearing = self.hearing(now)
         group = self._controls.group(now, self._ledger.open, hearing.broken_before)
-        usual = group.since(now - self._timing.silence)
-        self.usual = usual.share if usual.can_tell else 0.0
         is_silent = hearing.is_fleet_silent(group.since(hearing.moment))
         self._note(is_silent, hearing.moment, now)
         can_judge = hearing.is_settled and not is_silent
         self._ledger.judge_silence(hearing.silence, group if can_judge else None)
+        moments = {self._ledger.open[box] for box in self._ledger.silent}
+        usual = [group.since(moment) for moment in moments]
+        self.usual = max((each.share for each in usual if each.can_tell), default=0.0)
 
     def _note(self, is_silent: bool, moment: float, now: float) -> None:
         if is_silent and self._silent_since is None:

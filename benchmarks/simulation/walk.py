@@ -153,7 +153,7 @@ class Walk:
             box.next_report = inf
             box.last_seen = now
             return
-        bad = self.ledger.end(box, install)
+        bad = self.ledger.end(box, install, now)
         if install.outcome == "updated":
             box.updated_at = now
         box.heard(now)
@@ -185,8 +185,8 @@ class Walk:
         baked = hearing.server.between(rollout.since, now)
         drawn, ended = (0, 0) if baked < timing.step else self._through(now)
         boxes = self._world.scenario.boxes
-        usual = self._listening.usual if self.ledger.silent else 0.0
-        test = SequentialTest.after(round(_BEFORE_BAD * boxes), boxes, usual)
+        before = round(_BEFORE_BAD * boxes)
+        test = SequentialTest.after(before, boxes, self._listening.usual)
         circumstances = Circumstances(
             baked=baked,
             is_settled=hearing.is_settled,

@@ -54,7 +54,7 @@ class Assessment:
             "boxes": evidence.boxes,
             "low": low,
             "high": high,
-            "holds_at": evidence.test.holds_at(evidence.boxes),
+            "holds_at": evidence.test.holds_at(evidence.tested),
             "accepted": evidence.test.accepted,
             "rejected": evidence.test.rejected,
             "drawn": evidence.drawn,

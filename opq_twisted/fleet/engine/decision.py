@@ -119,9 +119,9 @@ def _reason_to_wait(evidence: Evidence, circumstances: Circumstances, timing: Ti
 
 
 def _limit(evidence: Evidence) -> str:
-    at, test = evidence.test.holds_at(evidence.boxes), evidence.test
+    at, test = evidence.test.holds_at(evidence.tested), evidence.test
     return (
-        f"After {evidence.boxes:,} boxes {at} bad ones are too many, if "
+        f"After {evidence.tested:,} boxes {at} bad ones are too many, if "
         f"{percent(round(test.accepted * 10_000))} are normal."
     )
 

@@ -24,6 +24,8 @@ class Evidence:
     #: Those of them that are silent, while nobody can tell whether that is the release or the
     #: network.
     unclear: int = 0
+    #: Those of them that began after the last one of the bad boxes.
+    too_early: int = 0
     #: Boxes whose turn it is that were seen in this step, and those whose attempt has ended.
     drawn: int = 0
     ended: int = 0
@@ -41,9 +43,20 @@ class Evidence:
         return self.well + self.bad + self.under_way
 
     @property
+    def tested(self) -> int:
+        """
+        The boxes that the test is about: those that began no later than the last bad one.
+
+        The test takes the boxes in the order in which they began, and may end after each of them.
+        With the others it would need more bad boxes in a large fleet: a hundred boxes begin there
+        before the first one can fail.
+        """
+        return self.boxes - self.too_early
+
+    @property
     def is_held(self) -> bool:
         """Whether so many boxes are bad that no other may install the release."""
-        return self.test.rejects(self.bad, self.boxes)
+        return self.test.rejects(self.bad, self.tested)
 
     @property
     def is_perhaps_held(self) -> bool:

@@ -1,6 +1,6 @@
 """Gathers from the database what is known of each rollout, and judges it."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from sqlalchemy import Connection
 
@@ -20,7 +20,8 @@ from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.hearing import read_hearing
 from opq_twisted.fleet.engine.sequential_test import SequentialTest
 from opq_twisted.fleet.engine.timing import Timing
-from opq_twisted.fleet.queries.outcomes import SILENT
+from opq_twisted.fleet.engine.too_early import count_too_early
+from opq_twisted.fleet.queries.outcomes import Result
 from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.rollouts.steps import first_step, next_step
 from opq_twisted.fleet.store.schema import rollout
@@ -28,7 +29,6 @@ from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.fleet.widen_hours import WidenHours
 
 _ALWAYS = WidenHours()
-_NO_CONTROLS = Controls(0, 0)
 
 
 def assess(
@@ -71,14 +71,15 @@ def _judge(
     hearing = read_hearing(connection, each.channel, now, timing)
     counts = counts_in(each, now, timing.key_age)
     shown = judged = read_results(connection, each, counts, hearing.silence)
-    if (resumed_at := each.acknowledged_at) is not None:
+    resumed_at = each.acknowledged_at
+    if resumed_at is not None:
         judged = read_results(connection, each, counts, hearing.silence, received_after=resumed_at)
     moments = (found.last_seen for found in judged if found.last_seen is not None)
     group = read_control_group(
         connection,
         each,
         counts,
-        min(now - timing.silence, hearing.moment, *moments),
+        min(hearing.silence, hearing.moment, *moments),
         hearing.broken_before,
         timing,
     )
@@ -91,11 +92,15 @@ def _judge(
         return is_judged and then.can_tell and not then.explain_silence
 
     before = befores.read(connection, each, now, hearing.silence)
-    counted = sum_up(judged, is_clear)
-    # The silence of others excuses no box that has said what went wrong.
-    usual = group.since(now - timing.silence) if SILENT in counted.bad_by_reason else _NO_CONTROLS
+    found = sum_up(judged, is_clear)
+    silent = _moments_of_silence(judged, is_clear)
+    too_early = 0
+    if found.bad:
+        last = max(silent, default=0.0)
+        too_early = count_too_early(connection, each, counts, last, resumed_at)
     drawn = count_drawn(connection, each, counts)
-    evidence = _evidence(counted, drawn, _test(before, usual))
+    test = _test(before, [group.since(moment) for moment in silent])
+    evidence = _evidence(found, too_early, drawn, test)
     circumstances = Circumstances(
         baked=hearing.server.between(each.since, now),
         is_settled=hearing.is_settled,
@@ -116,21 +121,38 @@ def _judge(
     )
 
 
-def _evidence(counts: Counts, drawn: tuple[int, int], test: SequentialTest) -> Evidence:
+def _moments_of_silence(
+    results: Iterable[Result], is_clear: Callable[[float], bool]
+) -> Sequence[float]:
+    """Return when the boxes were last heard that count as silent."""
+    silent = (each.last_seen for each in results if each.counts and each.last_seen is not None)
+    return [last_seen for last_seen in silent if is_clear(last_seen)]
+
+
+def _evidence(
+    counts: Counts, too_early: int, drawn: tuple[int, int], test: SequentialTest
+) -> Evidence:
     return Evidence(
         well=counts.well,
         bad_by_reason=counts.bad_by_reason,
         under_way=counts.under_way,
         unclear=counts.unclear,
+        too_early=too_early,
         drawn=drawn[0],
         ended=drawn[1],
         test=test,
     )
 
 
-def _test(before: Before | None, usual: Controls) -> SequentialTest:
-    """Make the test, from the release before and the boxes that fell silent without installing."""
-    silent = usual.share if usual.can_tell else 0.0
+def _test(before: Before | None, usual: Iterable[Controls]) -> SequentialTest:
+    """
+    Make the test, from the release before and the boxes that fell silent without installing.
+
+    :param usual: these boxes at the moments at which others fell silent. After an outage, the
+        silence of boxes is judged that were last heard before it, and it may be night then. The
+        silence of others excuses no box that has said what went wrong.
+    """
+    silent = max((each.share for each in usual if each.can_tell), default=0.0)
     if before is None:
         return SequentialTest.after(0, 0, silent)
     return SequentialTest.after(before.bad, before.boxes, silent)

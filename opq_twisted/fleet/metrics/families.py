@@ -77,7 +77,7 @@ def _assessments(figures: Figures, mode: Rollouts) -> Iterator[Metric]:
         boxes.add_metric([*which, "well"], evidence.well)
         boxes.add_metric([*which, "bad"], evidence.bad)
         boxes.add_metric([*which, "under-way"], evidence.under_way)
-        limit.add_metric(which, evidence.test.holds_at(evidence.boxes))
+        limit.add_metric(which, evidence.test.holds_at(evidence.tested))
         asking.add_metric(which, int(_is_asking(each, mode)))
         silent.add_metric([each.rollout.channel], int(each.circumstances.is_fleet_silent))
     yield from (boxes, limit, asking, silent)

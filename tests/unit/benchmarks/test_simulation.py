@@ -114,7 +114,8 @@ class TestSimulation(EngineCase):
         connection.execute(delete(attempt).where(attempt.c.release == self.world.release))
         ledger = self.walked.ledger
         for each, end in ledger.ends.items():
-            self.add(connection, each, 2000, end.outcome, end.reason)
+            received = NOW + ledger.received[each]
+            self.add(connection, each, 2000, end.outcome, end.reason, received=received)
         for each, began in ledger.open.items():
             self.add(connection, each, 3000, None, None, received=NOW + began)
 

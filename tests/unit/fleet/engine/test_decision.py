@@ -51,6 +51,12 @@ class TestDecision(SynchronousTestCase):
                 "3 of 5 boxes are bad (silent 3), 0 well, 2 under way.", decision.sentence
             )
 
+    def test_too_early(self) -> None:
+        """Boxes that began after the last bad one are not in the test yet."""
+        bad = Evidence(bad_by_reason={"archive": 3}, under_way=50, test=_GOOD.test)
+        self.assertIs(self.decide(bad, baked=1.0), Action.WAIT)
+        self.assertIs(self.decide(evolve(bad, too_early=48), baked=1.0), Action.HOLD)
+
     def test_done(self) -> None:
         """Nothing is to be done for a good release that is out."""
         done = evolve(_ROLLOUT, state=RolloutState.DONE, bp=10_000)

@@ -135,6 +135,31 @@ class CountedTests(GatherCase):
         self.add(9, ("returned", "rescued"), first_seen=NOW - _HOUR)
         self.assertEqual(self.counts(), (0, {"rescued": 1}, 0, 0))
 
+    def test_too_early(self) -> None:
+        """The boxes that began after the last bad one are known, unless they had tried before."""
+        self.add(3, (None, None), received=NOW - 60)
+        self.assertEqual(self.assess().evidence.too_early, 0)
+        self.add(1, ("returned", "rescued"), received=NOW - 300)
+        self.add(2, (None, None), received=NOW - 400)
+        self.add(1, ("failed", "interrupted"), (None, None), received=NOW - 200)
+        self.add(1, (None, None), received=NOW - 60, channel="beta")
+        self.add(1, (None, None), received=NOW - 60, first_seen=NOW)
+        self.add(5, ("updated", None), received=NOW - 60)
+        found = self.assess().evidence
+        self.assertEqual((found.boxes, found.too_early, found.tested), (12, 3, 9))
+        self.add_silent(1, received=_LONG_AGO)
+        self.add(9, last_seen=NOW - 60)
+        self.assertEqual(self.assess().evidence.too_early, 3)
+
+    def test_usual_silence(self) -> None:
+        """Silence is compared with that of other boxes at the same time, not six hours ago."""
+        self.add(97, last_seen=NOW - 60)
+        self.add(2, last_seen=NOW - 9 * _HOUR, due=NOW - 6.5 * _HOUR)
+        self.assertEqual(self.assess().evidence.test.accepted, 0.01)
+        self.add_silent()
+        self.assertEqual(self.assess().evidence.bad, 1)
+        self.assertEqual(self.assess().evidence.test.accepted, 0.02)
+
     def test_resumed(self) -> None:
         """After a release was resumed only newer attempts count; the older ones are still shown."""
         self.add(3, ("returned", "rescued"), received=NOW - _HOUR)
