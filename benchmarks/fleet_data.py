@@ -30,6 +30,9 @@ FIRST = 1547860803
 #: The share of the boxes that have got the newest release so far, in hundredths of a percent.
 _DRAWN = 5000
 
+#: Seconds for which that has been so.
+_BAKED = 12 * 3600
+
 #: Seconds between the reports of a box that waits for its turn, and of the others.
 _OFTEN, _DAILY = 3 * 3600, 86400
 
@@ -163,7 +166,7 @@ def _rollouts(versions: list[int], now: float) -> Iterator[_Row]:
             "critical": False,
             "was_held": False,
             "announced_at": at,
-            "since": at,
+            "since": now - _BAKED if last else at,
         }
 
 

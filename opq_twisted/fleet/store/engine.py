@@ -78,7 +78,7 @@ def make_engine(url: str, *, limits: bool = True) -> Engine:
     file = sqlite_file(url)
     if file is not None:
         engine = create_engine("sqlite://", creator=file.connect, **_POOL)
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
         parsed = make_url(url).set(drivername="postgresql+psycopg")
@@ -86,6 +86,7 @@ def make_engine(url: str, *, limits: bool = True) -> Engine:
     except (ArgumentError, ValueError):
         # The message quotes the URL, which may contain a password.
         raise CannotStart(_ADVICE) from None
+    event.listen(engine, "begin", _begin_postgresql)
     if limits:
         event.listen(engine, "connect", _set_limits)
         watch_sockets(engine)
@@ -98,10 +99,17 @@ def has_password(url: str) -> bool:
     return ":" in parts.netloc.rpartition("@")[0] or "password=" in unquote(parts.query)
 
 
-def _begin(connection: Connection) -> None:
+def _begin_sqlite(connection: Connection) -> None:
     # Two writers that begin as readers would block each other.
     writes = connection.get_execution_options().get(WRITES)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    # All queries of a reader see the database of one moment, as in SQLite: a rollout, its numbers
+    # and the audit have to fit together.
+    if connection.get_execution_options().get(WRITES) is False:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
 
 def _set_limits(connection: Any, _record: Any) -> None:

@@ -69,9 +69,9 @@ class TestTransactions(_Case):
         def read(connection: Connection) -> list[list[int]]:
             before = releases(connection)
             self.write(add(1))
-            return [before, self.read(releases)]
+            return [before, releases(connection), self.read(releases)]
 
-        self.assertEqual(self.read(read), [[], [1]])
+        self.assertEqual(self.read(read), [[], [], [1]])
 
 
 class _Reactor:
