@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.cli.fleet.export import COLUMNS
 from opq_twisted.cli.fleet.main import main
 from tests.helpers.fake_fleet_server import FakeFleetServer
+from tests.helpers.fleet_contents import assessment
 from tests.helpers.project import PROJECT
 from tests.helpers.terminal import run_main
 from tests.helpers.time_zones import move_to
@@ -42,27 +43,7 @@ ROLLOUT: dict[str, Any] = {
     ],
     "acknowledged_at": None,
     "sentence": None,
-    "assessment": {
-        "well": 212,
-        "bad": 3,
-        "bad_by_reason": {"unhealthy-service": 2, "silent": 1},
-        "under_way": 9,
-        "unclear": 0,
-        "boxes": 224,
-        "low": 0.0046,
-        "high": 0.0386,
-        "holds_at": 9,
-        "accepted": 0.0117,
-        "rejected": 0.05,
-        "drawn": 221,
-        "ended": 215,
-        "before": {"release": OLD, "bad": 36, "boxes": 3987},
-        "action": "wait",
-        "sentence": "3 of 224 boxes are bad (unhealthy-service 2, silent 1), 212 well, 9 under "
-        "way. The step is not over.",
-        "remaining": 50_400.0,
-        "next_bp": 2000,
-    },
+    "assessment": assessment(before={"release": OLD, "bad": 36, "boxes": 3987}, remaining=50_400.0),
     "not_judged": 0,
 }
 CHANGE = {
