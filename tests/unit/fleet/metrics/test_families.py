@@ -11,16 +11,19 @@ from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.schema import engine
 from opq_twisted.fleet.store.states import RolloutState
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box, add_messages, add_rollout
-from tests.helpers.store_case import StoreCase, on_each_database
+from tests.helpers.store_case import StoreCase
 
 _HOUR, _DAY = 3600.0, 86400.0
 
 Series = dict[tuple[str, ...], float]
 
 
-@on_each_database
 class FamiliesTests(StoreCase):
-    """A release at 5 % of the boxes for a day and a half, which is a step."""
+    """
+    A release at 5 % of the boxes for a day and a half, which is a step.
+
+    The tests of the collector count on each database.
+    """
 
     def setUp(self) -> None:
         super().setUp()

