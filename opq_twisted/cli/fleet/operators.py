@@ -107,6 +107,11 @@ def _read_password(name: str) -> str:
 
 def _change(path: Path, change: Callable[[str], str]) -> None:
     """Change the file, one process at a time; a file with a mistake is not changed."""
+    if not path.parent.exists():
+        raise OperatorsInvalid(
+            f"The folder {path.parent} is not there: create it for the server's user, or name "
+            "another file with --operators."
+        )
     if path.is_symlink():
         # To follow it as root would be dangerous. If it was replaced, the file behind it would
         # still let in whoever is removed here.

@@ -123,7 +123,7 @@ class OperatorsTests(OperatorsCase):
         self.assertEqual(self.file.read_text(), "nonsense\n")
         self.file = self.folder / "missing" / "operators"
         _, error = self.run_command("add-token", "anna", "--role", "viewer", code=1)
-        self.assertIn("No such file or directory", error)
+        self.assertIn(f"The folder {self.file.parent} is not there: create it", error)
 
     def test_owner_of_new_file(self) -> None:
         """Root gives a new file to the owner of its folder, which is the server's user."""
