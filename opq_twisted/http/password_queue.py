@@ -36,7 +36,8 @@ class PasswordCheckQueue:
       same IPv6 /64 nor the rest of that /64.
     - Among equals the latest attempt is next, so the owner does not wait behind an earlier crowd.
     - An attempt beyond the limit for one client counts as a failure.
-    - When the queue is full, the waiter with the most failures is rejected.
+    - When the queue is full, the waiter with the most failures is rejected: of equals the oldest.
+      It counts as a failure, so a crowd that keeps knocking does not keep the owner out.
     - A correct password clears the failures of its address, but not those of the network.
     """
 
@@ -76,10 +77,13 @@ class PasswordCheckQueue:
             self._count_failure(client)
             raise TooManyAttempts
         if len(self._waiters) >= _MAX_WAITING:
+            # The first of equals, which waits longest.
             worst = max(self._waiters, key=lambda each: self._count(each.client))
-            if self._count(worst.client) <= self._count(client):
+            if self._count(worst.client) < self._count(client):
+                self._count_failure(client)
                 raise TooManyAttempts
             self._waiters.remove(worst)
+            self._count_failure(worst.client)
             worst.turn.errback(TooManyAttempts())
 
     def _count_failure(self, client: ClientKey) -> None:

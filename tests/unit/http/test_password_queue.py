@@ -83,7 +83,22 @@ class PasswordCheckQueueTests(SynchronousTestCase):
         newcomer = self.acquire("new")
         self.failureResultOf(waiting[2], TooManyAttempts)
         self.assertNoResult(newcomer)
-        self.failureResultOf(self.acquire("11"), TooManyAttempts)
+        # It was turned away, which counts.
+        self.failureResultOf(self.acquire("2"), TooManyAttempts)
+
+    def test_crowd(self) -> None:
+        """A crowd that fills the queue again and again does not keep the owner out."""
+        self.successResultOf(self.acquire("x"))
+        crowd = [f"{number}" for number in range(100)]
+        for _ in range(3):
+            for each in crowd:
+                self.acquire(each).addErrback(lambda failure: failure.trap(TooManyAttempts))
+        owner = self.acquire("owner")
+        for each in crowd:
+            self.acquire(each).addErrback(lambda failure: failure.trap(TooManyAttempts))
+        self.assertNoResult(owner)
+        self.release("x", failed=True)
+        self.successResultOf(owner)
 
     def test_impatient(self) -> None:
         """A third waiting attempt counts as a failure before any attempt is checked."""
