@@ -24,6 +24,9 @@ from opq_twisted.http.answer_later import answer_later
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 
+#: What an answer says, as JSON.
+Content = Mapping[str, Any]
+
 
 class RequestInvalid(OpqError):
     """A request is not one that `opq-fleet` sends."""
@@ -39,9 +42,7 @@ _CODES: Mapping[type[OpqError], int] = {
 }
 
 
-def answer_in_json(
-    request: BoundedRequest, answer: Coroutine[Deferred[Any], Any, Mapping[str, Any]]
-) -> int:
+def answer_in_json(request: BoundedRequest, answer: Coroutine[Deferred[Any], Any, Content]) -> int:
     """Answer with what a coroutine returns, or with its error, unless the client goes away."""
     sentence = "Something went wrong in the server; its log says what."
     broken = as_json(INTERNAL_SERVER_ERROR, {"error": sentence})
@@ -53,12 +54,12 @@ def code_of(error: OpqError) -> int:
     return _CODES.get(type(error), CONFLICT)
 
 
-def as_json(code: int, content: Mapping[str, Any]) -> Reply:
+def as_json(code: int, content: Content) -> Reply:
     """Make a reply in JSON."""
     return Reply.of(code, json.dumps(content).encode() + b"\n", b"application/json")
 
 
-async def _reply(answer: Coroutine[Deferred[Any], Any, Mapping[str, Any]]) -> Reply:
+async def _reply(answer: Coroutine[Deferred[Any], Any, Content]) -> Reply:
     try:
         return as_json(OK, await answer)
     except OpqError as error:

@@ -6,9 +6,9 @@ from functools import partial
 from sqlalchemy import Connection
 
 from opq_twisted.fleet.audit import AuditNote
-from opq_twisted.fleet.control.answers import RequestInvalid
+from opq_twisted.fleet.control.answers import Content, RequestInvalid
 from opq_twisted.fleet.control.fields import Fields
-from opq_twisted.fleet.control.rollouts import Content, describe
+from opq_twisted.fleet.control.rollouts import describe
 from opq_twisted.fleet.keys import admission, removal
 from opq_twisted.fleet.keys.admission import Admission
 from opq_twisted.fleet.rollouts import orders

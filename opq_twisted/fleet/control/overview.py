@@ -1,11 +1,11 @@
 """Gathers from the database what people see of the fleet, as JSON."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from attrs import asdict
 from sqlalchemy import Connection
 
+from opq_twisted.fleet.control.answers import Content
 from opq_twisted.fleet.control.rollouts import describe_rollouts
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.queries import pages
@@ -20,8 +20,6 @@ _RELEASES = 12
 
 #: Changes by people that are shown.
 _CHANGES = 5
-
-Content = Mapping[str, Any]
 
 
 def overview(connection: Connection, now: float, judge: Judge) -> Content:

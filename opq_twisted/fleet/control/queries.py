@@ -6,9 +6,9 @@ from functools import partial
 from attrs import evolve
 from sqlalchemy import ColumnElement, Connection
 
-from opq_twisted.fleet.control.answers import RequestInvalid
+from opq_twisted.fleet.control.answers import Content, RequestInvalid
 from opq_twisted.fleet.control.fields import Fields
-from opq_twisted.fleet.control.overview import Content, overview, release_page
+from opq_twisted.fleet.control.overview import overview, release_page
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.keys.removal import BoxUnknown, matching
 from opq_twisted.fleet.queries import pages

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 
 from opq_twisted.fleet.audit import AuditNote
-from opq_twisted.fleet.control.answers import answer_in_json
+from opq_twisted.fleet.control.answers import Content, answer_in_json
 from opq_twisted.fleet.control.changes import MakeChange
 from opq_twisted.fleet.control.fields import Fields
-from opq_twisted.fleet.control.overview import Content
 from opq_twisted.fleet.control.peer import uid_of, user_name
 from opq_twisted.fleet.control.queries import MakeQuery
 from opq_twisted.fleet.store.database import Database

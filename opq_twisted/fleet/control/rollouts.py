@@ -1,11 +1,11 @@
 """Describes rollouts as JSON: how far they are, how boxes fare, and what the engine thinks."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from attrs import evolve
 from sqlalchemy import Connection
 
+from opq_twisted.fleet.control.answers import Content
 from opq_twisted.fleet.engine.assessment import Assessment
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.queries.outcomes import (
@@ -19,8 +19,6 @@ from opq_twisted.fleet.queries.outcomes import (
 from opq_twisted.fleet.queries.silence import Silence
 from opq_twisted.fleet.rollouts.rollout import Rollout
 from opq_twisted.report.codes import Outcome
-
-Content = Mapping[str, Any]
 
 
 def describe(each: Rollout) -> Content:

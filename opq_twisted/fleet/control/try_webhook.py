@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 from opq_twisted.common.errors import OpqError
-from opq_twisted.fleet.control.answers import answer_in_json
-from opq_twisted.fleet.control.overview import Content
+from opq_twisted.fleet.control.answers import Content, answer_in_json
 from opq_twisted.fleet.webhook.outbox import Event, Notice, make_body
 from opq_twisted.fleet.webhook.post import NotTaken, Poster
 from opq_twisted.fleet.webhook.schedule import Message

@@ -1,17 +1,14 @@
 """All actions of the page, and the sentences about what they have done."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from opq_twisted.common.wording import percent
-from opq_twisted.fleet.control.answers import RequestInvalid
+from opq_twisted.fleet.control.answers import Content, RequestInvalid
 from opq_twisted.fleet.control.changes import Change, Changes
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.fleet.web.actions import Action
 from opq_twisted.trust.pace import ALL
-
-Content = Mapping[str, Any]
 
 
 def make_actions(changes: Changes) -> Sequence[Action]:

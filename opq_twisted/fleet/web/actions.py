@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 from urllib.parse import parse_qs
 
 from attrs import frozen
@@ -10,7 +9,7 @@ from twisted.web.http import FORBIDDEN, OK, SEE_OTHER, UNSUPPORTED_MEDIA_TYPE
 
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.audit import AuditNote
-from opq_twisted.fleet.control.answers import RequestInvalid, as_json, code_of
+from opq_twisted.fleet.control.answers import Content, RequestInvalid, as_json, code_of
 from opq_twisted.fleet.control.changes import MakeChange
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.web.answers import answer, is_browser
@@ -21,8 +20,6 @@ from opq_twisted.fleet.web.views.viewer import Viewer
 from opq_twisted.http.csrf import Forgery, find_forgery
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
-
-Content = Mapping[str, Any]
 
 _FORM = b"application/x-www-form-urlencoded"
 _JSON = b"application/json"

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
+from opq_twisted.fleet.control.answers import Content
 from opq_twisted.fleet.web.views.assets import CONTENT_SECURITY_POLICY
 from opq_twisted.http.negotiation import preferred
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
-
-Content = Mapping[str, Any]
 
 #: A program such as curl, which accepts anything, gets the first one.
 _MEDIA_TYPES = _JSON, _HTML = b"application/json", b"text/html"

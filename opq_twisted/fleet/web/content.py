@@ -1,10 +1,8 @@
 """Adds to the state of the fleet, or of a release, the rows that only its page shows."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from sqlalchemy import Connection, select
 
+from opq_twisted.fleet.control.answers import Content
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.engine.outages import find_fleet_outage
 from opq_twisted.fleet.queries.bad_boxes import name_bad_boxes
@@ -13,8 +11,6 @@ from opq_twisted.fleet.queries.shares import read_shares
 from opq_twisted.fleet.queries.silence import Silence
 from opq_twisted.fleet.rollouts.steps import first_step
 from opq_twisted.fleet.store.schema import audit
-
-Content = Mapping[str, Any]
 
 
 def overview_content(connection: Connection, status: Content, now: float, judge: Judge) -> Content:

@@ -1,7 +1,6 @@
 """Keeps the last count of the fleet, so that no page waits for a new one."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock
@@ -9,9 +8,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from opq_twisted.common.heartbeat import Heartbeat
+from opq_twisted.fleet.control.answers import Content
 from opq_twisted.fleet.store.errors import StoreUnavailable
-
-Content = Mapping[str, Any]
 
 #: Seconds from the end of one count to the next, while somebody looks and while nobody does.
 _WATCHED, _UNWATCHED = 5.0, 60.0

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from twisted.web.http import SERVICE_UNAVAILABLE
 
+from opq_twisted.fleet.control.answers import Content
 from opq_twisted.fleet.web.pages import GetPage, Sources
 from opq_twisted.fleet.web.resource import Guard
 from opq_twisted.fleet.web.views.parts import render_parts
@@ -13,8 +13,6 @@ from opq_twisted.fleet.web.views.viewer import Viewer
 from opq_twisted.http.event_streams import EventStreams
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
-
-Content = Mapping[str, Any]
 
 TOO_MANY = Reply.sentence(
     SERVICE_UNAVAILABLE,

@@ -1,14 +1,14 @@
 """The pages that only show something."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from attrs import frozen
 from sqlalchemy import Connection
 from twisted.web.http import OK, SEE_OTHER
 from twisted.web.resource import IResource
 
+from opq_twisted.fleet.control.answers import Content
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.queries import Queries
 from opq_twisted.fleet.engine.judge import Judge
@@ -22,8 +22,6 @@ from opq_twisted.fleet.web.views import render
 from opq_twisted.fleet.web.views.viewer import Viewer
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
-
-Content = Mapping[str, Any]
 
 #: Rows of a page, unless the query has a `limit`.
 _ROWS = 100

@@ -1,6 +1,6 @@
 """Makes the page of the fleet: its resources, and the service that listens."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -9,6 +9,7 @@ from twisted.logger import Logger
 from twisted.web.http import FORBIDDEN, OK
 from twisted.web.resource import IResource
 
+from opq_twisted.fleet.control.answers import Content
 from opq_twisted.fleet.control.changes import Changes
 from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.queries import Queries
@@ -36,8 +37,6 @@ from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import FunctionResource
 from opq_twisted.http.site import BoundedSite
-
-Content = Mapping[str, Any]
 
 #: The name of an asset changes with its content.
 _ASSET_HEADERS = {

@@ -3,8 +3,9 @@
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.fleet.control.answers import Content
 from opq_twisted.fleet.store.errors import StoreUnavailable
-from opq_twisted.fleet.web.current_overview import Content, CurrentOverview
+from opq_twisted.fleet.web.current_overview import CurrentOverview
 from tests.helpers.http_exchange import ReactorClock
 
 
