@@ -162,6 +162,12 @@ def makeService(options: Options) -> IService:
     if fleet is not None and signer is not None:
         fleet.pace_observers.append(timestamper.check_soon)
         fleet.metadata_problem = lambda: timestamper.reason_not_to_widen
+    elif fleet is not None and options["rollouts"] != "off":
+        _log.info(
+            "--rollouts {mode}: this server has no --timestamp-key, so another one with the key "
+            "has to use the same database. Without it there are no rollouts.",
+            mode=options["rollouts"],
+        )
     catalog.observers.append(timestamper.catalog_changed)
     watcher.observers.append(timestamper.directory_touched)
     timestamper.observers.append(version.metadata_changed)

@@ -85,6 +85,12 @@ class FleetOptionsTests(SynchronousTestCase):
             [fleet] = [each for each in self.start(*options) if isinstance(each, Fleet)]
             self.assertEqual([type(each).__name__ for each in fleet].count("Engine"), engines)
 
+    def test_no_key(self) -> None:
+        """A server that judges rollouts without the key says that another one has to have it."""
+        said = logged(self)
+        self.start("--fleet-db", self.url, "--rollouts", "auto")
+        self.assertIn("this server has no --timestamp-key", "\n".join(said))
+
     def test_wrong_url(self) -> None:
         """A URL of another kind is refused, and not quoted: it may have a password."""
         for url in (
