@@ -32,7 +32,7 @@ BODIES = st.sampled_from(
 class AnyServerTests(SenderCase):
     """Random histories of a box and its server."""
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(STEPS, BODIES, st.sampled_from([0.0, 5.0, HOUR, DAY]))
     def test_any(self, steps: list[tuple[str, float | None]], body: bytes, pause: float) -> None:
         """Each trigger causes a few requests at most; an honest server then gets everything."""

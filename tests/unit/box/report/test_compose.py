@@ -363,7 +363,7 @@ ENTRIES = st.builds(
 class AnyJournalTests(ComposeCase):
     """Whatever the journal contains, a server can read the report."""
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(entry=ENTRIES, now=FLOATS, most=st.integers(1, 30))
     def test_any(self, entry: Entry, now: float, most: int) -> None:
         """Any journal becomes a report that the server takes, with each attempt at most once."""

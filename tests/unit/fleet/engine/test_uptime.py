@@ -1,6 +1,6 @@
 """Tests of the time in which the server could hear its boxes."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -34,7 +34,6 @@ class TestUptime(SynchronousTestCase):
         self.assertFalse(Uptime([(0.0, 5.0)]).is_settled(14.0, 10.0))
         self.assertTrue(Uptime([(0.0, 5.0)]).is_settled(15.0, 10.0))
 
-    @settings(suppress_health_check=[HealthCheck.too_slow])
     @given(_OUTAGES, _TIMES, _TIMES)
     def test_inverse(self, outages: list[tuple[float, float]], end: float, seconds: float) -> None:
         """Between the time before and the end there are as many seconds as were asked for."""

@@ -83,7 +83,6 @@ class TestHistories(ApplyCase):
     """A true history, through a network that repeats and reorders."""
 
     @settings(
-        deadline=None,
         max_examples=60,
         suppress_health_check=[HealthCheck.differing_executors],
     )
