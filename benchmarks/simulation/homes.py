@@ -1,5 +1,6 @@
 """The homes of a simulated fleet: what follows from the seed for each box, whatever a rule does."""
 
+from collections.abc import Callable
 from random import Random
 
 from attrs import frozen
@@ -38,6 +39,8 @@ class Homes:
         self.scenario = scenario
         self.seed = seed
         self._made: dict[int, Home] = {}
+        self._drawn: dict[int, list[int]] = {}
+        self._waiting = list(range(1, scenario.boxes + 1))
 
     def __getitem__(self, number: int) -> Home:
         """Return the home of a box."""
@@ -45,6 +48,21 @@ class Homes:
         if home is None:
             home = self._made[number] = self._make(number)
         return home
+
+    def draw(self, bp: int, has_turn: Callable[[int, int], bool]) -> list[int]:
+        """
+        Return the numbers of the boxes whose turn it is at a share, and was not before.
+
+        All rules have the same steps, and the draw takes long.
+
+        :param has_turn: tells of a number and the share whether it is drawn.
+        """
+        if bp not in self._drawn:
+            drawn, left = list[int](), list[int]()
+            for number in self._waiting:
+                (drawn if has_turn(number, bp) else left).append(number)
+            self._drawn[bp], self._waiting = drawn, left
+        return self._drawn[bp]
 
     def _make(self, number: int) -> Home:
         scenario, random = self.scenario, Random(self.seed << 20 | number)

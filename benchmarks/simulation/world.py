@@ -11,9 +11,7 @@ from opq_twisted.trust.offer import Rollout
 
 
 class World:
-    """
-    Whether a box fails follows from its home, whatever the rule does; times do not.
-    """
+    """Whether a box fails follows from its home, whatever the rule does; times do not."""
 
     def __init__(self, homes: Homes) -> None:
         self._homes, self.scenario = homes, homes.scenario
@@ -29,7 +27,6 @@ class World:
         self._outage_step = random.randint(1, 4)
         self.reachable = Reachable()
         self._boxes: dict[int, Box] = {}
-        self._waiting = list(range(1, scenario.boxes + 1))
 
     def box(self, number: int) -> Box:
         """Return a box."""
@@ -39,12 +36,10 @@ class World:
 
     def draw(self, bp: int) -> list[Box]:
         """Return the boxes whose turn it is at a share, and was not before."""
-        includes, release = self._rollout.includes, self.release
-        drawn, left = list[int](), list[int]()
-        for number in self._waiting:
-            (drawn if includes(release, number, bp) else left).append(number)
-        self._waiting = left
-        return [self.box(number) for number in drawn]
+        return [self.box(number) for number in self._homes.draw(bp, self._has_turn)]
+
+    def _has_turn(self, number: int, bp: int) -> bool:
+        return self._rollout.includes(self.release, number, bp)
 
     def offer(self, boxes: list[Box], time: float) -> Iterator[tuple[Box, Install]]:
         """Give the attempts of boxes that have their turn from a time on."""
