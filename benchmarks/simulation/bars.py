@@ -31,9 +31,9 @@ def missed(scenario: Scenario, results: Sequence[Result]) -> Iterator[str]:
         yield f"It was held in {share:.1%} only."
     if scenario.bad == 1.0 and scenario.boxes >= 50 and any(each.step > 0 for each in held):
         yield "It was held after the first step."
-    # Silence is judged when all boxes of the step have begun; and a minute in which many boxes of a
-    # very large fleet begin brings several bad ones.
-    is_quick = scenario.failing is Failing.MIXED and scenario.boxes <= 5000
+    # Silence is judged when all boxes of the step have begun. Of 100,000 boxes, several fail in the
+    # same second as the first ones; and about a few boxes it asks first.
     most = max((each.bad for each in held), default=0)
+    is_quick = scenario.failing is Failing.MIXED and scenario.boxes == 5000
     if scenario.bad == 1.0 and is_quick and most > _MOST_BAD:
         yield f"Up to {most} bad boxes were counted."
