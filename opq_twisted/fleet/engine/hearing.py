@@ -63,14 +63,11 @@ class Hearing:
         It lasts a while: with some keys that report in turns, anybody could otherwise let it begin
         and end in each run, and fill the audit.
         """
-        was_silent = self.silent_since is not None
-        if self.silent_since is not None:
-            lasts = self.now - self.silent_since - self.timing.missed_after
-            if 0 <= lasts < self.timing.settle:
-                return True
-        if not was_silent and not self.server.is_settled(self.now, self.timing.settle):
-            return False
-        return is_fleet_silent(controls, was_silent)
+        if self.silent_since is None:
+            is_settled = self.server.is_settled(self.now, self.timing.settle)
+            return is_settled and is_fleet_silent(controls, was_silent=False)
+        lasts = self.now - self.silent_since - self.timing.missed_after
+        return 0 <= lasts < self.timing.settle or is_fleet_silent(controls, was_silent=True)
 
 
 def read_hearing(connection: Connection, channel: str, now: float, timing: Timing) -> Hearing:
