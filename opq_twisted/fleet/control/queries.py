@@ -12,7 +12,7 @@ from opq_twisted.fleet.control.overview import overview, release_page
 from opq_twisted.fleet.engine.judge import Judge
 from opq_twisted.fleet.keys.removal import BoxUnknown, matching
 from opq_twisted.fleet.queries import pages
-from opq_twisted.fleet.queries.census import needs
+from opq_twisted.fleet.queries.census import has_need
 from opq_twisted.fleet.rollouts.watch import current_rollouts
 
 #: Reads the database.
@@ -108,7 +108,7 @@ class Queries:
         now, channels = self._now(), {each.channel for each in current_rollouts(connection)}
         silence = self._judge.silence(connection, now, channels)
         try:
-            return needs(name.replace("-", "_"), now, silence)
+            return has_need(name.replace("-", "_"), now, silence)
         except KeyError:
             raise RequestInvalid(f"The field 'need' has an unknown value: {name}.") from None
 

@@ -1,1 +1,1 @@
-"""Questions to the database: boxes, attempts and changes in pages, and counts of them."""
+"""Queries of the database: boxes, attempts and changes in pages, and counts of them."""

@@ -1,4 +1,4 @@
-"""Names some of the boxes on which a release went badly, by the reason."""
+"""Finds some of the boxes on which a release failed, for each reason."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import TRIED
 from opq_twisted.fleet.store.unindexed import unindexed
 
-#: Boxes that are named for each reason, and in all.
+#: How many boxes are returned for each reason, and for all reasons together.
 _NAMED, _MOST = 5, 60
 
 
@@ -19,9 +19,9 @@ def name_bad_boxes(
     connection: Connection, channel: str, release: int, silence: Silence, after: float | None
 ) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """
-    Return the number and the key of some boxes of a channel, by the reason.
+    Return the `box_id` and the key of some bad boxes of a channel, by the reason.
 
-    :param silence: since when boxes are silent.
+    :param silence: says which boxes are silent.
     :param after: only attempts that were first reported after this time count; None for all.
     """
     reason = case((attempt.c.outcome.is_(None), SILENT), else_=attempt.c.reason).label("reason")

@@ -1,4 +1,4 @@
-"""Counts the boxes of the fleet: what they run, wait for, and need."""
+"""Counts the boxes of the fleet by their release, by what they wait for, and by their problems."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,39 +14,39 @@ from opq_twisted.report.codes import Waiting
 
 _DAY = 86400
 
-#: Days without a report after which somebody should look at a box.
+#: After this number of days without a report, somebody should check a box.
 NOT_SEEN_DAYS = 7
 
-#: Boxes that are named beside their number.
+#: For each problem, so many of the boxes are listed beside their number.
 _NAMED = 5
 
-#: What a box waits for if it cannot trust the signed metadata that it gets.
+#: The reasons to wait of a box that does not trust the signed metadata.
 _STALE = (Waiting.STALE, Waiting.CLOCK, Waiting.UNTRUSTED)
 
-#: A box can send any word: what an agent of this program does not say is counted together.
+#: A box can send any word as its reason to wait. Unknown words are counted together.
 _WAITING = frozenset(Waiting)
 _OTHER = "other"
 
 
 @frozen
 class Need:
-    """Boxes that need somebody, all for the same reason."""
+    """The boxes that need a person because of one problem."""
 
-    #: How many there are.
+    #: The number of these boxes.
     boxes: int
-    #: The numbers of some of them, as in their configurations.
+    #: The `box_id` of some of them.
     some: Sequence[int]
 
 
 @frozen
 class Census:
-    """What the boxes run, wait for, and need."""
+    """The numbers of boxes by their release, by what they wait for, and by their problems."""
 
     #: The number of boxes by release; None if it is unknown.
     by_release: Mapping[int | None, int]
     #: The number of boxes by what they wait for.
     by_waiting: Mapping[str, int]
-    #: The boxes that need somebody, by the reason.
+    #: The boxes that need a person, by the name of the problem.
     needs: Mapping[str, Need]
 
 
@@ -55,7 +55,7 @@ def take_census(connection: Connection, now: float, silence: Silence) -> Census:
     Count the boxes.
 
     :param now: seconds since the epoch.
-    :param silence: since when boxes are silent.
+    :param silence: says which boxes are silent.
     """
     conditions = _conditions(now)
     by_release, by_waiting = Counter[int | None](), Counter[str]()
@@ -83,14 +83,14 @@ def count_running(connection: Connection, release: int) -> int:
     return _count(connection, box.c.release == release)
 
 
-def needs(name: str, now: float, silence: Silence) -> ColumnElement[bool]:
+def has_need(name: str, now: float, silence: Silence) -> ColumnElement[bool]:
     """
-    Return the condition for the boxes that need somebody for a reason.
+    Return the condition that a box has a problem, and needs a person.
 
-    :param name: a key of `Census.needs`.
+    :param name: the name of the problem, a key of `Census.needs`.
     :param now: seconds since the epoch.
-    :param silence: since when boxes are silent.
-    :raises KeyError: if there is no such reason.
+    :param silence: says which boxes are silent.
+    :raises KeyError: if there is no such problem.
     """
     return (_conditions(now) | _other_conditions(silence))[name]
 
@@ -113,7 +113,7 @@ def _need(connection: Connection, boxes: int, condition: ColumnElement[bool]) ->
 
 
 def _conditions(now: float) -> dict[str, ColumnElement[bool]]:
-    """Return the conditions about the row of a box alone."""
+    """Return the conditions for which the row of a box is enough."""
     return {
         "blocked": box.c.waiting == Waiting.REFUSED,
         "cloned": box.c.cloned_at.is_not(None),
@@ -138,7 +138,7 @@ def _silent(silence: Silence) -> Select[Any]:
         select(attempt.c.box)
         .join(box, box.c.id == attempt.c.box)
         .where(is_silent(silence))
-        # It has a `box` of its own.
+        # The table `box` in this query is not that of the query around it.
         .correlate(None)
     )
 

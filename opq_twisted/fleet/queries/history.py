@@ -8,10 +8,10 @@ from sqlalchemy import Connection, case, func, select
 
 from opq_twisted.fleet.store.schema import day
 
-#: Days that are shown, without the one that is not over.
+#: The number of days that are shown. The present day is not one of them.
 DAYS = 30
 
-#: Releases that are shown one by one.
+#: So many releases have a series of their own; the others are added up.
 _RELEASES = 6
 
 _DAY = 86400
@@ -23,10 +23,10 @@ _Series = list[int | None]
 
 def read_history(connection: Connection, now: float, current: Collection[int]) -> Mapping[str, Any]:
     """
-    Return how many boxes ran which release on each of the last days, and how attempts ended.
+    Return for each of the last days the boxes by their release, and the attempts by their result.
 
     :param now: seconds since the epoch.
-    :param current: releases that are shown one by one, as those of most boxes are.
+    :param current: releases that have a series of their own, besides the most common ones.
     """
     days = range(int(now // _DAY) - DAYS, int(now // _DAY))
     shown = _most_common(connection, days, current)

@@ -31,15 +31,15 @@ from opq_twisted.report.codes import RELEASE_AT_FAULT, Outcome, Reason
 UNDER_WAY = "under way"
 SILENT = "silent"
 
-#: A box that is silent, while nobody can tell whether that is the release or the network; only the
-#: engine says so.
+#: The result of a silent box if the cause may be the release or the network. Only the engine
+#: decides that.
 UNCLEAR = "unclear"
 
-#: A reason of a newer agent, which this program does not know.
+#: Stands for a reason that this program does not know, as of a newer agent.
 _OTHER = "other"
 
 #: All results, the mildest first. A failure of the network or of the box says nothing about the
-#: release, so it gives way to anything else that the box did with it.
+#: release, so any other result of the same box replaces it.
 _RESULTS: list[tuple[str, str]] = [
     *((Outcome.FAILED, str(each)) for each in (_OTHER, *sorted({*Reason} - RELEASE_AT_FAULT))),
     (Outcome.UPDATED, ""),
@@ -54,7 +54,7 @@ _UPDATED = _RANKS[Outcome.UPDATED, ""]
 
 @frozen(kw_only=True)
 class Result:
-    """How many boxes of a channel had a result with a release."""
+    """The number of boxes of a channel that had the same result with a release."""
 
     #: A value of `Outcome`, `UNDER_WAY`, `SILENT` or `UNCLEAR`.
     outcome: str
@@ -90,8 +90,8 @@ def count_results(
     """
     Count the boxes of a channel by their worst result with a release, the worst first.
 
-    :param silence: since when boxes are silent.
-    :param counts: the condition for keys that count for the engine; None if all do.
+    :param silence: says which boxes are silent.
+    :param counts: the condition for the keys that count for the engine; None if all do.
     :param received_after: count only attempts that were first received after this time.
     """
     tried = attempt.c.release == release
@@ -99,7 +99,7 @@ def count_results(
         tried = and_(tried, attempt.c.received > received_after)
     flag = case((true() if counts is None else counts, 1), else_=0)
     in_channel = and_(unindexed(box.c.channel) == channel, box.c.state.in_(TRIED))
-    # Nearly all attempts succeed. For these, counting is enough; it needs nothing but an index.
+    # Nearly all attempts succeed. They can be counted from an index alone.
     updated = _count_updated(connection, tried, flag, in_channel)
     found = []
     for each in connection.execute(_others(tried, silence, flag, in_channel)):
@@ -127,18 +127,18 @@ def count_results(
 
 def has_failed() -> ColumnElement[bool]:
     """Return the condition that an attempt has ended and was not successful."""
-    # PostgreSQL finds these by the index, but it reads all rows for a "!=".
+    # PostgreSQL uses the index for "<" and ">", but reads all rows for "!=".
     return or_(attempt.c.outcome < Outcome.UPDATED, attempt.c.outcome > Outcome.UPDATED)
 
 
 def bad_attempts(tried: Select[Any], silence: Silence) -> Subquery:
     """
-    Return the rows of a query that are of attempts which count against their release, none twice.
+    Return the rows of a query whose attempts count against their release, each once.
 
     :param tried: reads attempts and their boxes.
-    :param silence: since when boxes are silent.
+    :param silence: says which boxes are silent.
     """
-    # With one "or" for all, SQLite would read all attempts of the release.
+    # With one "or" instead of the union, SQLite would read all attempts of the release.
     ended_badly = and_(
         attempt.c.outcome.in_((Outcome.RETURNED, Outcome.FAILED)),
         or_(attempt.c.outcome == Outcome.RETURNED, attempt.c.reason.in_(RELEASE_AT_FAULT)),
@@ -163,7 +163,7 @@ def _count_updated(
     flag: ColumnElement[int],
     in_channel: ColumnElement[bool],
 ) -> Counter[int]:
-    """Count the boxes with an attempt that succeeded, by whether they count."""
+    """Count the boxes with a successful attempt, by whether they count for the engine."""
     boxes = select(attempt.c.box).where(tried, attempt.c.outcome == Outcome.UPDATED)
     query = select(func.count(), func.coalesce(func.sum(flag), 0)).where(
         in_channel, box.c.id.in_(boxes)
@@ -178,7 +178,7 @@ def _others(
     flag: ColumnElement[int],
     in_channel: ColumnElement[bool],
 ) -> Select[Any]:
-    """Count the boxes with another attempt, by the worst of these."""
+    """Count the boxes that have other attempts, each by its worst one."""
     attempts = union_all(_ended(tried), _under_way(tried, silence)).subquery()
     worst = (
         select(attempts.c.box, func.max(attempts.c.rank).label("rank"))

@@ -16,21 +16,22 @@ from opq_twisted.fleet.store.states import TRIED
 #: Rows of a page.
 PAGE = 500
 
-#: The keys of one box that are shown, and its attempts.
+#: At most so many keys of one box are shown, and so many of its attempts.
 _KEYS = 50
 _ATTEMPTS = 100
 
-#: For `BoxFilter.state`: whatever the state.
+#: A value of `BoxFilter.state`: keys in any state.
 ANY = "any"
 
-#: What is shown of a key: neither its bytes, nor what only serves to judge the next report.
+#: The columns that are shown of a key. Its bytes, and columns that only help to check the next
+#: report, are left out.
 _BOX = (
     *("key_id", "box_id", "state", "channel", "release", "agent", "arch", "python", "install"),
     *("waiting", "root", "snapshot", "last_good", "refused", "seq", "first_seen", "last_seen"),
     *("due", "cloned_at", "label"),
 )
 
-#: What is shown of an attempt.
+#: The columns that are shown of an attempt.
 _ATTEMPT = (
     *("attempt_id", "release", "from_release", "began", "took", "automatic", "stage", "outcome"),
     *("reason", "inferred", "tries", "fetched", "size", "received", "ended_at"),
@@ -42,7 +43,7 @@ Row = Mapping[str, Any]
 
 @frozen(kw_only=True)
 class BoxFilter:
-    """Which boxes to list."""
+    """The boxes to list; None in a field means any."""
 
     channel: str | None = None
     release: int | None = None
@@ -51,7 +52,7 @@ class BoxFilter:
     waiting: str | None = None
     #: Seconds since the epoch.
     not_seen_since: float | None = None
-    #: Those that need somebody for a reason: see `census.needs`.
+    #: The boxes with a problem: see `census.has_need`.
     need: ColumnElement[bool] | None = None
 
 
@@ -81,7 +82,7 @@ def list_keys(connection: Connection, condition: ColumnElement[bool]) -> list[Ro
 
 
 def list_last_attempts(connection: Connection, keys: Sequence[int]) -> list[Row]:
-    """List the last attempts of some rows of `box`, the newest first."""
+    """List the last attempts of some keys (row numbers of `box`), the newest first."""
     query = (
         _attempts()
         .where(attempt.c.box.in_(keys))
@@ -94,9 +95,9 @@ def list_bad_boxes(
     connection: Connection, release: int, silence: Silence, limit: int = 20
 ) -> list[Row]:
     """
-    List boxes on which a release went badly, and why.
+    List the boxes on which a release failed, with the reason.
 
-    :param silence: since when boxes are silent; they have the outcome `silent`.
+    :param silence: says which boxes are silent; they have the outcome `silent`.
     """
     outcome = func.coalesce(attempt.c.outcome, SILENT).label("outcome")
     shown = box.c.box_id, box.c.key_id, outcome, attempt.c.reason, attempt.c.ended_at

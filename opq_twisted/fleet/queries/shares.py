@@ -1,4 +1,4 @@
-"""Reads from the audit how the share of a rollout has changed."""
+"""Reads the changes of a rollout's share from the audit."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,12 @@ from sqlalchemy import Connection, select
 
 from opq_twisted.fleet.store.schema import audit
 
-#: Changes of a rollout that are read, the last ones.
+#: So many of the last changes of a rollout are read.
 _MOST = 200
 
 _CHANGES = ("hold", "resume", "widen")
 
-#: What `rollouts.orders` writes: `From baking at 1 % to held at 1 %.`
+#: Parses the text that `rollouts.orders` writes: `From baking at 1 % to held at 1 %.`
 _CHANGE = re.compile(r"(?:From ([a-z]+) at ([0-9.]+) % to|To) ([a-z]+) at ([0-9.]+) %\.")
 
 
@@ -21,9 +21,9 @@ def read_shares(
     connection: Connection, channel: str, release: int, announced_at: float
 ) -> Sequence[Mapping[str, Any]]:
     """
-    Return the shares of a rollout in the order of time, in hundredths of a percent.
+    Return the shares of a rollout in the order of time, in basis points (hundredths of a percent).
 
-    There are none while nobody has changed it.
+    The result is empty while nobody has changed the rollout.
 
     :param announced_at: seconds since the epoch.
     """

@@ -1,4 +1,4 @@
-"""Tells which attempts have fallen silent."""
+"""Finds the attempts whose boxes are silent: they were to install, and no report has come since."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, and_, case, literal
 from opq_twisted.fleet.store.column_types import Time
 from opq_twisted.fleet.store.schema import attempt, box
 
-#: Seconds without a report after which a box that was about to install is silent.
+#: A box that is installing is silent after so many seconds without a report.
 SILENT_AFTER = 6 * 3600.0
 
 #: The stages from the installation to the end of an attempt, as boxes report them.
@@ -18,15 +18,14 @@ _INSTALLING = ("installing", "rebooting", "confirming", "returning")
 @frozen
 class Silence:
     """
-    The times since when a box that was about to install must not have been heard, to be silent.
+    Says which boxes are silent: those that were last heard before a time.
 
-    They are not the same for all channels: the time in which a box could not be heard, because the
-    server or the network of the channel was down, does not count.
+    The time may differ between channels, because the outages of a channel's network are subtracted.
     """
 
-    #: Seconds since the epoch.
+    #: Seconds since the epoch: a box that was last heard before this time is silent.
     since: float
-    #: Those of channels that have another one.
+    #: The times of the channels that have their own.
     by_channel: Mapping[str, float] = Factory(dict)
 
     def of(self, channel: str) -> float:
@@ -45,9 +44,10 @@ class Silence:
 
 def fell_silent(start: float, end: float | ColumnElement[float]) -> ColumnElement[bool]:
     """
-    Return the condition that an attempt, joined with its box, fell silent in a period.
+    Return the condition that the box of an attempt fell silent during its installation.
 
-    :param start: seconds since the epoch, as the end; the box was last heard between the two.
+    :param start: seconds since the epoch; the box was last heard at this time or later.
+    :param end: seconds since the epoch; the box was last heard before this time.
     """
     return and_(
         attempt.c.outcome.is_(None),
@@ -58,5 +58,5 @@ def fell_silent(start: float, end: float | ColumnElement[float]) -> ColumnElemen
 
 
 def is_silent(silence: Silence) -> ColumnElement[bool]:
-    """Return the condition that an attempt, joined with its box, is silent now."""
+    """Return the condition that the box of an attempt is silent now."""
     return fell_silent(0, silence.column)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.keys.removal import matching
 from opq_twisted.fleet.queries import pages
-from opq_twisted.fleet.queries.census import Census, needs, take_census
+from opq_twisted.fleet.queries.census import Census, has_need, take_census
 from opq_twisted.fleet.queries.pages import ANY, BoxFilter
 from opq_twisted.fleet.queries.silence import SILENT_AFTER, Silence
 from opq_twisted.fleet.store.schema import attempt, box
@@ -62,7 +62,8 @@ class BoxesTests(StoreCase):
         """A list shows the boxes that need somebody for a reason, as the overview counts them."""
         self.write(lambda connection: add_box(connection, 6, box_id=1, waiting="refused"))
         found = {
-            name: self.numbers(need=needs(name, NOW, SILENCE)) for name in self.read(census).needs
+            name: self.numbers(need=has_need(name, NOW, SILENCE))
+            for name in self.read(census).needs
         }
         self.assertEqual(found["not_seen"], [5])
         self.assertEqual(found["shared_number"], [1, 1])
