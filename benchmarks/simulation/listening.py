@@ -23,7 +23,7 @@ class Listening:
 
     @property
     def is_fleet_silent(self) -> bool:
-        """Whether too many boxes are silent that install nothing."""
+        """Whether too many boxes that install nothing are silent."""
         return self._silent_since is not None
 
     def hearing(self, now: float) -> Hearing:
@@ -41,7 +41,7 @@ class Listening:
         is_silent = hearing.is_fleet_silent(group.since(hearing.moment))
         self._note(is_silent, hearing.moment, now)
         can_judge = hearing.is_settled and not is_silent
-        self._ledger.judge_silence(hearing.silence, group if can_judge else None)
+        self._ledger.judge_silence(hearing.silent_before, group if can_judge else None)
         moments = {self._ledger.open[box] for box in self._ledger.silent}
         usual = [group.since(moment) for moment in moments]
         self.usual = max((each.share for each in usual if each.can_tell), default=0.0)

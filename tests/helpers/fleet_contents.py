@@ -466,7 +466,7 @@ OVERVIEWS: Mapping[str, Content] = {
         channels=[
             {
                 **_waiting(
-                    "Many boxes are silent that installed nothing: the rollout waits for the "
+                    "Many boxes that installed nothing are silent: the rollout waits for the "
                     "network."
                 ),
                 "silent_since": NOW - _HOUR,

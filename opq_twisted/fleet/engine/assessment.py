@@ -1,4 +1,4 @@
-"""What the engine thinks of a rollout at one moment."""
+"""The engine's judgement of a rollout at one moment."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,34 +14,36 @@ from opq_twisted.fleet.rollouts.rollout import Rollout
 
 
 @frozen(kw_only=True)
-class Before:
-    """The release before, which the boxes are compared with."""
+class PreviousRelease:
+    """The results of the previous release, with which those of the new one are compared."""
 
     release: int
+    #: How many of the boxes were bad.
     bad: int
     boxes: int
 
 
 @frozen(kw_only=True)
 class Assessment:
-    """A rollout, what is known of it, and what to do; None for one that is held or superseded."""
+    """A rollout, the evidence about it, and the decision."""
 
     #: When it was judged, in seconds since the epoch.
     at: float
     rollout: Rollout
     evidence: Evidence
     circumstances: Circumstances
+    #: None for a rollout that is held.
     decision: Decision | None
-    #: The share after the next step; None if it is at its ceiling.
+    #: The share after the next step, in basis points; None if it is at its ceiling.
     next_bp: int | None
-    before: Before | None
-    #: How the boxes of the channel fared lately that installed nothing.
+    before: PreviousRelease | None
+    #: The boxes of the channel that installed nothing: how many of them were heard lately.
     controls: Controls
     #: The boxes by their results, also those that do not count.
     results: Sequence[Result]
 
     def to_json(self) -> Mapping[str, Any]:
-        """Return it for people and programs; shares are from 0 to 1, times in seconds."""
+        """Return the content of the JSON; shares are from 0 to 1, times in seconds."""
         evidence, decision, before = self.evidence, self.decision, self.before
         low, high = interval(evidence.bad, evidence.boxes) if evidence.boxes else (0.0, 1.0)
         return {

@@ -6,26 +6,26 @@ from itertools import accumulate
 
 from attrs import frozen
 
-#: The share of silent boxes among the controls above which it is the network, or the server.
+#: If a larger share of the controls is silent, the cause is the network or the server.
 MOST_SILENT = 0.1
 
-#: The share of silent boxes among the controls above which the network may have silenced a box, if
-#: they are so many at least. It is small because all boxes of a step install at the same time: of
-#: them an outage silences as large a share as of the controls, and more bad boxes than this hold a
-#: release.
+#: If a larger share of the controls is silent, and at least this number of them, the network may
+#: also have silenced a box that was installing. The share is small because all boxes of a step
+#: install at the same time. An outage silences the same share of them as of the controls, and a
+#: release is held if only a few percent of its boxes are bad.
 _SOME_SILENT, _SOME = 0.03, 3
 
-#: Controls below which nothing can be said.
+#: With fewer controls, their share says nothing.
 _LEAST = 5
 
 
 @frozen
 class Controls:
-    """How the boxes that installed nothing fared from a moment on."""
+    """The controls are boxes that installed nothing: how many were heard after a moment."""
 
-    #: Boxes that were heard later.
+    #: Boxes that were heard after the moment.
     heard: int
-    #: Boxes that were to be heard later, and were not.
+    #: Boxes that had promised a report after the moment, and did not send it.
     missing: int
 
     @property
@@ -40,12 +40,12 @@ class Controls:
 
     @property
     def are_silent(self) -> bool:
-        """Whether so many boxes are missing that it is the network, or the server."""
+        """Whether so many boxes are missing that the network or the server is the cause."""
         return self.share > MOST_SILENT
 
     @property
     def explain_silence(self) -> bool:
-        """Whether a box that fell silent at the same time may have lost its network as they did."""
+        """Whether the network may also have silenced a box that fell silent at the same time."""
         return self.are_silent or (self.missing >= _SOME and self.share > _SOME_SILENT)
 
 
@@ -53,8 +53,8 @@ class ControlGroup:
     """
     The boxes of a channel that are not in the middle of an installation.
 
-    Each report of a box promises the next one. A box that was heard before a moment, whose promise
-    reached beyond it, and who has not kept it, fell silent about then.
+    Each report of a box promises a time for the next one. A box fell silent at about a moment if
+    its last report came before the moment, its next report was due later, and never came.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class ControlGroup:
         margin: float,
     ) -> None:
         """
-        :param last_seen: times of last reports, and the number of boxes for each.
-        :param missing: for each box that has broken its promise, the times of its last report and
-            of the one that was due.
+        :param last_seen: the times of the last reports, each with the number of its boxes.
+        :param missing: for each box that has broken its promise, the time of its last report, and
+            the time when the next one was due.
         :param margin: seconds that an installation takes at most.
         """
         counts = sorted(last_seen)
@@ -78,7 +78,11 @@ class ControlGroup:
         self._margin = margin
 
     def since(self, moment: float) -> Controls:
-        """Return how the boxes fared that were there at a moment, when a box was last heard."""
+        """
+        Count the controls that were heard after a moment, and those that were not.
+
+        :param moment: usually the time when a box that was installing was last heard.
+        """
         later = moment + self._margin
         heard = self._until[-1] - self._until[bisect_right(self._times, later)]
         missing = bisect_right(self._seen, later) - bisect_left(self._due, moment)

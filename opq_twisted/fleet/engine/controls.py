@@ -9,13 +9,13 @@ from opq_twisted.fleet.store.column_types import Number
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import COUNTED
 
-#: Seconds from a report until the next one is due if the box has not said when.
+#: Seconds from a report until the next one is due, for a box that has promised no time.
 _PROMISE = 86400.0
 
-#: Missing boxes below which nobody speaks of the network.
+#: If fewer boxes are missing, the network does not count as the cause.
 _LEAST_MISSING = 3
 
-#: Times of reports are counted together if so many of them are in the slack.
+#: Reports that came within this part of the slack are counted together.
 _PARTS = 12
 
 
@@ -31,8 +31,8 @@ def read_control_group(
     Read the boxes that have no open attempt to install the release.
 
     :param counts: the condition for the keys that count.
-    :param since: the earliest moment that the group will be asked for.
-    :param broken_before: a report that was due before this time is missing.
+    :param since: the earliest moment for which `ControlGroup.since` will be called.
+    :param broken_before: if a report was due before this time and has not come, its box is missing.
     """
     open_attempts = select(attempt.c.box).where(
         attempt.c.release == each.release, attempt.c.outcome.is_(None)
@@ -47,9 +47,10 @@ def read_control_group(
 
 def is_fleet_silent(controls: Controls, was_silent: bool) -> bool:
     """
-    Whether so many boxes are silent that it is the network.
+    Whether so many boxes are silent that the network is the cause.
 
-    It needs fewer of them to stay so than to become so; and it stays so until one is heard.
+    The result becomes False again when at least one box is heard, and fewer boxes are silent than
+    were necessary for True.
     """
     if was_silent:
         return not controls.heard or controls.share > MOST_SILENT / 2

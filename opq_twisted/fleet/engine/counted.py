@@ -1,4 +1,4 @@
-"""Counts the boxes that count in a rollout, each once, by its worst attempt."""
+"""Counts the boxes whose results matter for a rollout, each once, by its worst attempt."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,12 +17,12 @@ from opq_twisted.report.codes import Outcome
 
 @frozen(kw_only=True)
 class Counts:
-    """The boxes that count in a rollout."""
+    """The numbers of boxes whose results matter for a rollout."""
 
     well: int
     bad_by_reason: Mapping[str, int]
     under_way: int
-    #: Those of the boxes under way that are silent, and nobody can say why.
+    #: Boxes of `under_way` that are silent for an unknown reason.
     unclear: int
 
     @property
@@ -35,10 +35,10 @@ def counts_in(each: Rollout, now: float, key_age: float) -> ColumnElement[bool]:
     """
     Return the condition that a key counts in a rollout, if its state lets it count at all.
 
-    Anybody can make keys as soon as a release is announced: so only those count that are older, or
-    that an operator has admitted.
+    As soon as a release is announced, anybody can make keys and send false reports. So a key counts
+    only if it is older than that, or if an operator has admitted it.
 
-    :param key_age: seconds that a key has to be older than the announcement.
+    :param key_age: a key must have been known for this number of seconds before the announcement.
     """
     # A clock that was ahead may have announced a release in the future.
     announced_at = min(each.announced_at, now)
@@ -52,7 +52,7 @@ def read_results(
     connection: Connection,
     each: Rollout,
     counts: ColumnElement[bool],
-    silent_since: float,
+    silent_before: float,
     *,
     received_after: float | None = None,
 ) -> Sequence[Result]:
@@ -60,10 +60,10 @@ def read_results(
     Count all boxes of a rollout by their results, also those that do not count.
 
     :param counts: see `counts_in`.
-    :param silent_since: since when a box must not have been heard to be silent.
-    :param received_after: leave out older attempts.
+    :param silent_before: a box that was last heard before this time is silent.
+    :param received_after: older attempts are left out.
     """
-    silence = Silence(silent_since)
+    silence = Silence(silent_before)
     return count_results(connection, each.release, each.channel, silence, counts, received_after)
 
 
@@ -71,7 +71,8 @@ def sum_up(results: Iterable[Result], is_clear: Callable[[float], bool]) -> Coun
     """
     Add up the results of the boxes that count.
 
-    :param is_clear: whether a box that was last heard at a time is silent because of the release.
+    :param is_clear: called with the time when a silent box was last heard; returns whether the
+        release has silenced it.
     """
     well = under_way = unclear = 0
     bad = Counter[str]()

@@ -1,4 +1,4 @@
-"""Decides about a rollout: hold it, widen it, ask somebody, or wait."""
+"""Decides about a rollout: hold it, widen it, ask a person, or wait."""
 
 from enum import Enum
 
@@ -9,9 +9,11 @@ from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.rollouts.rollout import Rollout
 
-#: The share of the drawn boxes whose attempt has to have ended before a step does; after so many
-#: times the time of a step it ends without them.
-_ENDED, _PATIENCE = 0.8, 3
+#: A step ends when this share of its boxes has ended the attempt.
+_ENDED = 0.8
+
+#: After this multiple of its usual time, a step ends anyway.
+_MOST_STEP_TIMES = 3
 
 
 class Action(Enum):
@@ -21,40 +23,41 @@ class Action(Enum):
     WIDEN = "widen"
     #: A person has to decide.
     ASK = "ask"
-    #: Nothing, for now.
+    #: Nothing now.
     WAIT = "wait"
-    #: Nothing any more.
+    #: Nothing now or later: the rollout is complete.
     NOTHING = "nothing"
 
 
 @frozen(kw_only=True)
 class Circumstances:
-    """What is the same for all rollouts, or has nothing to do with their boxes."""
+    """Facts for a decision that are not about the boxes of the rollout."""
 
-    #: Seconds since the rollout is at its share, without the outages of the server.
+    #: Seconds since the last change of the share, without the outages of the server.
     baked: float
-    #: Whether the last outage was so long ago that silence can be judged.
+    #: Whether the last outage was so long ago that a silent box can be judged.
     is_settled: bool = True
-    #: Whether too many boxes are silent that install nothing.
+    #: Whether too many of the boxes that install nothing are silent.
     is_fleet_silent: bool = False
-    #: What is wrong with the signed metadata, in a sentence; None if it is well.
+    #: A sentence about the problem with the signed metadata; None if there is no problem.
     metadata_problem: str | None = None
     #: Whether rollouts are widened at this time of the week.
     is_in_hours: bool = True
 
     @property
     def can_hear(self) -> bool:
-        """Whether boxes would be heard now if nothing was wrong with them."""
+        """Whether a healthy box would be heard now."""
         return self.is_settled and not self.is_fleet_silent
 
 
 @frozen
 class Decision:
-    """What to do, and why in a sentence with the numbers."""
+    """An action, and the reason for it."""
 
     action: Action
+    #: The reason, with the numbers.
     sentence: str
-    #: Seconds until the step is over, if nothing comes up; None if it is, or there is none.
+    #: Seconds until the step is over if no problem delays it; None if it is over, or the last one.
     remaining: float | None = None
 
 
@@ -65,7 +68,7 @@ def decide(
     if evidence.is_held:
         return Decision(Action.HOLD, f"{describe(evidence)} {_limit(evidence)}")
     if rollout.bp >= rollout.ceiling_bp:
-        # It is out, or a smaller share was signed since.
+        # The rollout is complete, or a smaller share was signed meanwhile.
         if circumstances.can_hear and evidence.is_perhaps_held:
             return Decision(Action.ASK, f"{describe(evidence)} {_doubt(evidence)}")
         return Decision(Action.NOTHING, describe(evidence))
@@ -80,7 +83,7 @@ def decide(
 
 
 def describe(evidence: Evidence) -> str:
-    """Return the numbers in a sentence."""
+    """Return a sentence with the numbers of boxes."""
     if not evidence.boxes:
         return "No box that counts has begun to install it."
     noun = "box" if evidence.boxes == 1 else "boxes"
@@ -101,19 +104,19 @@ def describe(evidence: Evidence) -> str:
 
 def _reason_to_wait(evidence: Evidence, circumstances: Circumstances, timing: Timing) -> str | None:
     if circumstances.is_fleet_silent:
-        return "Many boxes are silent that installed nothing: the rollout waits for the network."
+        return "Many boxes that installed nothing are silent: the rollout waits for the network."
     if not circumstances.is_settled:
         return "The rollout waits until the boxes have reported after the outage."
     if circumstances.metadata_problem is not None:
         return f"The rollout waits for the signed metadata: {circumstances.metadata_problem}"
     if not circumstances.is_in_hours:
         return "The rollout waits for the hours of --widen-hours."
-    is_late = circumstances.baked >= _PATIENCE * timing.step
+    is_late = circumstances.baked >= _MOST_STEP_TIMES * timing.step
     is_urgent = is_late or evidence.is_perhaps_held
     if evidence.ended < _ENDED * evidence.drawn and not is_urgent:
         return (
             "The rollout waits for more of the boxes whose turn it is: "
-            f"{evidence.ended:,} of {evidence.drawn:,} are through."
+            f"{evidence.ended:,} of {evidence.drawn:,} have ended their attempt."
         )
     return None
 
@@ -128,10 +131,13 @@ def _limit(evidence: Evidence) -> str:
 
 def _doubt(evidence: Evidence) -> str:
     if evidence.is_perhaps_held:
-        return "If it is the release, they are too many: somebody has to look at them."
+        return "If the release is the cause, they are too many: somebody has to look at them."
     if not evidence.well:
         return "No box has confirmed it: somebody has to decide."
     if evidence.unclear:
-        return "Too many may be bad, and too few are for certain: somebody has to decide."
+        return (
+            "If the silent boxes are bad, too many are; without them, too few for a hold: somebody "
+            "has to decide."
+        )
     middle = percent(round(evidence.test.middle * 10_000))
-    return f"That is {middle} or more, and too little to hold it: somebody has to decide."
+    return f"That is {middle} or more, but not enough for a hold: somebody has to decide."

@@ -13,14 +13,15 @@ def count_drawn(
     connection: Connection, each: Rollout, counts: ColumnElement[bool]
 ) -> tuple[int, int]:
     """
-    Count the boxes whose turn it is that were seen in this step, and those that are through.
+    Return two numbers: the boxes whose turn has come, and those of them that have ended an attempt.
 
-    These have an attempt to install the release, or would have one by themselves: they install
-    automatically, and do not wait because of the pace. Boxes with a newer release are not asked.
+    A box counts if it was seen in this step, and has an attempt to install the release or would
+    begin one by itself: it installs automatically, and does not wait for its turn. Boxes with a
+    newer release are left out.
 
     :param counts: the condition for the keys that count.
     """
-    # A box whose attempt was successful runs the release: it need not be looked up.
+    # A box whose attempt was successful runs the release: its attempts need not be read.
     tried = select(attempt.c.box).where(attempt.c.release == each.release)
     failed = box.c.id.in_(tried.where(has_failed()))
     under_way = box.c.id.in_(tried.where(attempt.c.outcome.is_(None)))

@@ -1,4 +1,4 @@
-"""What is known of a rollout at one moment."""
+"""The facts about the boxes of a rollout at one moment."""
 
 from collections.abc import Mapping
 
@@ -10,26 +10,26 @@ from opq_twisted.fleet.engine.sequential_test import SequentialTest
 @frozen(kw_only=True)
 class Evidence:
     """
-    The boxes that count in a rollout, each once, by its worst attempt.
+    The numbers of the boxes whose results matter for a rollout, each counted by its worst attempt.
 
-    Failures of the network and of a box itself are in none of the numbers.
+    A box that failed because of its network or its own hardware is in none of the numbers.
     """
 
     #: Boxes that run the release, and have confirmed it.
     well: int = 0
     #: Bad boxes by the reason, such as `unhealthy-service` or `silent`.
     bad_by_reason: Mapping[str, int] = Factory(dict)
-    #: Boxes that are about to install, or do so.
+    #: Boxes that have begun an attempt which has not ended.
     under_way: int = 0
-    #: Those of them that are silent, while nobody can tell whether that is the release or the
-    #: network.
+    #: Boxes of `under_way` that are silent, and the cause may be the release or the network.
     unclear: int = 0
-    #: Those of them that began after the last one of the bad boxes.
+    #: Boxes of `under_way` that began after the last one of the bad boxes.
     too_early: int = 0
-    #: Boxes whose turn it is that were seen in this step, and those whose attempt has ended.
+    #: Boxes whose turn has come, and that were seen in this step.
     drawn: int = 0
+    #: Boxes of `drawn` whose attempt has ended.
     ended: int = 0
-    #: What the bad boxes are compared with.
+    #: Says how many bad boxes are too many.
     test: SequentialTest
 
     @property
@@ -45,11 +45,11 @@ class Evidence:
     @property
     def tested(self) -> int:
         """
-        The boxes that the test is about: those that began no later than the last bad one.
+        The number of boxes for the test: those that began no later than the last bad one.
 
         The test takes the boxes in the order in which they began, and may end after each of them.
-        With the others it would need more bad boxes in a large fleet: a hundred boxes begin there
-        before the first one can fail.
+        In a large fleet a hundred boxes begin before the first one can fail. If they counted as
+        good, the test would need more bad boxes for a hold.
         """
         return self.boxes - self.too_early
 
@@ -60,11 +60,11 @@ class Evidence:
 
     @property
     def is_perhaps_held(self) -> bool:
-        """Whether so many would be bad if the release had silenced those that are unclear."""
+        """Whether the test would hold the release if all unclear boxes were bad."""
         return self.test.rejects(self.bad + self.unclear, self.boxes)
 
     @property
     def is_inconclusive(self) -> bool:
-        """Whether a person has to look before more boxes install the release."""
+        """Whether a person has to decide before more boxes install the release."""
         doubtful = self.bad + self.unclear
         return not self.well or doubtful >= self.test.middle * (self.well + doubtful)

@@ -1,4 +1,4 @@
-"""Carries out what was decided about a rollout, and says so in the audit and to the webhook."""
+"""Carries out the decision about a rollout, and tells the audit and the webhook about it."""
 
 from attrs import frozen
 from sqlalchemy import Connection
@@ -18,18 +18,18 @@ from opq_twisted.fleet.webhook.outbox import Event, Notice, Notify
 #: The name of the engine in the audit.
 WHO = "engine"
 
-#: No box goes back because of a hold, and only the release key offers another release.
+#: A hold brings no box back to an older release, and only the release key can offer another one.
 _ADVICE = (
     " If it is bad, publish a better one, or offer the one before again: opq-release withdraw. If "
     "the boxes are bad for another reason: opq-fleet resume {release}."
 )
 
-#: For this the boxes have to be seen.
+#: The operator has to see the boxes for this decision.
 _LOOK = " To see which boxes: opq-fleet release {release}."
 
 
 class Executor:
-    """Does what the mode allows, and otherwise says once what somebody should do."""
+    """Does what `--rollouts` allows; otherwise it says once what a person should do."""
 
     def __init__(self, mode: Rollouts, notify: Notify) -> None:
         self._mode = mode
@@ -72,7 +72,7 @@ class Executor:
 
 @frozen
 class _Step:
-    """A step of a rollout, in a transaction."""
+    """The actions on one rollout in one transaction."""
 
     _connection: Connection
     _assessment: Assessment
@@ -99,12 +99,12 @@ class _Step:
             self._tell(Event.WIDENED, f"was widened from {percent(self._rollout.bp)} to {share}.")
 
     def say_would_hold(self) -> None:
-        """Say that the release would be held."""
+        """Tell that the release would be held if the mode allowed it."""
         if self._note_once("would-hold", "Nothing: --rollouts observe holds no release."):
             self._tell(Event.HELD, "would be held, were it not for --rollouts observe.")
 
     def ask(self, event: Event) -> None:
-        """Let somebody decide."""
+        """Ask a person to decide."""
         share = percent(self._rollout.bp)
         choice = (
             "hold it, or leave it" if self._assessment.next_bp is None else "hold it, or widen it"
@@ -133,7 +133,7 @@ class _Step:
     def _note_once(
         self, what: str, change: str, since: float | None = None, because: str | None = None
     ) -> bool:
-        """Add a row to the audit, if there is none of this step; returns whether it was added."""
+        """Add a row to the audit unless this step has one already; return whether it was added."""
         known, connection = self._rollout, self._connection
         since = known.since if since is None else since
         if is_recorded(connection, WHO, what, known.channel, known.release, since):
@@ -163,7 +163,11 @@ class _Step:
 
 
 def _is_current(connection: Connection, assessed: Rollout) -> bool:
-    """Whether a rollout is as it was; nobody changes it until the end of the transaction."""
+    """
+    Whether a rollout is still as it was judged.
+
+    If so, nobody can change it until the end of the transaction.
+    """
     which = rollout.c.channel == assessed.channel, rollout.c.release == assessed.release
     return find(connection, *which, to_change=True) == [assessed]
 

@@ -1,11 +1,10 @@
-"""Gathers from the database what is known of each rollout, and judges it."""
+"""Gathers the facts about each rollout from the database, and judges it."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from sqlalchemy import Connection
 
-from opq_twisted.fleet.engine.assessment import Assessment, Before
-from opq_twisted.fleet.engine.before import Befores
+from opq_twisted.fleet.engine.assessment import Assessment, PreviousRelease
 from opq_twisted.fleet.engine.control_group import Controls
 from opq_twisted.fleet.engine.controls import read_control_group
 from opq_twisted.fleet.engine.counted import (
@@ -18,6 +17,7 @@ from opq_twisted.fleet.engine.decision import Circumstances, decide
 from opq_twisted.fleet.engine.drawn import count_drawn
 from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.hearing import read_hearing
+from opq_twisted.fleet.engine.previous_release import PreviousReleases
 from opq_twisted.fleet.engine.sequential_test import SequentialTest
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.engine.too_early import count_too_early
@@ -38,23 +38,23 @@ def assess(
     *,
     hours: WidenHours = _ALWAYS,
     metadata_problem: str | None = None,
-    befores: Befores | None = None,
+    previous_releases: PreviousReleases | None = None,
     only: Collection[int] | None = None,
 ) -> list[Assessment]:
     """
     Judge all rollouts that are not superseded.
 
     :param now: seconds since the epoch.
-    :param metadata_problem: what is wrong with the signed metadata, in a sentence.
-    :param befores: reads the releases before; None for once.
+    :param metadata_problem: a sentence about the problem with the signed metadata.
+    :param previous_releases: reads the previous releases; None to count them again.
     :param only: the releases to judge; None for all.
     """
-    befores = befores or Befores(timing)
+    previous_releases = previous_releases or PreviousReleases(timing)
     conditions = [rollout.c.state != RolloutState.SUPERSEDED]
     if only is not None:
         conditions.append(rollout.c.release.in_(only))
     return [
-        _judge(connection, each, now, timing, hours, metadata_problem, befores)
+        _judge(connection, each, now, timing, hours, metadata_problem, previous_releases)
         for each in find(connection, *conditions)
     ]
 
@@ -66,20 +66,22 @@ def _judge(
     timing: Timing,
     hours: WidenHours,
     metadata_problem: str | None,
-    befores: Befores,
+    previous_releases: PreviousReleases,
 ) -> Assessment:
     hearing = read_hearing(connection, each.channel, now, timing)
     counts = counts_in(each, now, timing.key_age)
-    shown = judged = read_results(connection, each, counts, hearing.silence)
+    shown = judged = read_results(connection, each, counts, hearing.silent_before)
     resumed_at = each.acknowledged_at
     if resumed_at is not None:
-        judged = read_results(connection, each, counts, hearing.silence, received_after=resumed_at)
+        judged = read_results(
+            connection, each, counts, hearing.silent_before, received_after=resumed_at
+        )
     moments = (found.last_seen for found in judged if found.last_seen is not None)
     group = read_control_group(
         connection,
         each,
         counts,
-        min(hearing.silence, hearing.moment, *moments),
+        min(hearing.silent_before, hearing.moment, *moments),
         hearing.broken_before,
         timing,
     )
@@ -91,7 +93,7 @@ def _judge(
         is_judged = hearing.is_settled and not is_silent
         return is_judged and then.can_tell and not then.explain_silence
 
-    before = befores.read(connection, each, now, hearing.silence)
+    before = previous_releases.read(connection, each, now, hearing.silent_before)
     found = sum_up(judged, is_clear)
     silent = _moments_of_silence(judged, is_clear)
     too_early = 0
@@ -124,7 +126,7 @@ def _judge(
 def _moments_of_silence(
     results: Iterable[Result], is_clear: Callable[[float], bool]
 ) -> Sequence[float]:
-    """Return when the boxes were last heard that count as silent."""
+    """Return the times when the silent boxes were last heard, for each box that counts."""
     silent = (each.last_seen for each in results if each.counts and each.last_seen is not None)
     return [last_seen for last_seen in silent if is_clear(last_seen)]
 
@@ -144,13 +146,13 @@ def _evidence(
     )
 
 
-def _test(before: Before | None, usual: Iterable[Controls]) -> SequentialTest:
+def _test(before: PreviousRelease | None, usual: Iterable[Controls]) -> SequentialTest:
     """
-    Make the test, from the release before and the boxes that fell silent without installing.
+    Make the test from the results of the previous release, and from the silence of the controls.
 
-    :param usual: these boxes at the moments at which others fell silent. After an outage, the
-        silence of boxes is judged that were last heard before it, and it may be night then. The
-        silence of others excuses no box that has said what went wrong.
+    :param usual: the controls at each moment at which a box with the release fell silent, because
+        more boxes are usually silent at night than at noon. It is empty if no bad box is silent: a
+        box that has reported a failure is not excused by the silence of others.
     """
     silent = max((each.share for each in usual if each.can_tell), default=0.0)
     if before is None:

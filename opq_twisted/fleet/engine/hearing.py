@@ -1,4 +1,4 @@
-"""Tells since when the boxes of a channel could be heard."""
+"""Reads the outages of a channel: times in which the server could not hear its boxes."""
 
 from collections.abc import Iterable
 
@@ -13,19 +13,20 @@ from opq_twisted.fleet.engine.uptime import Uptime
 from opq_twisted.fleet.queries.silence import Silence
 from opq_twisted.fleet.store.states import OutageKind
 
-#: Times the silence of a box for which its broken promise speaks of an outage of the network: a
-#: box that stays away longer is one that somebody has taken down.
+#: An outage of the network explains the silence of a box for this multiple of `Timing.silence`.
+#: A box that is silent for longer was probably taken down by somebody.
 _AWAY = 28
 
 
 @frozen(kw_only=True)
 class Hearing:
-    """How well the boxes of a channel could be heard until now."""
+    """The outages of a channel until now."""
 
-    #: The time without outages of the server, and without any outage.
+    #: The time without outages of the server.
     server: Uptime
+    #: The time without outages of the server or the network.
     both: Uptime
-    #: Since when the boxes of the channel are silent; None if they are not.
+    #: When the present outage of the channel's network began; None if there is none.
     silent_since: float | None
     now: float
     timing: Timing
@@ -36,13 +37,13 @@ class Hearing:
         return self.both.is_settled(self.now, self.timing.settle)
 
     @property
-    def silence(self) -> float:
-        """Since when a box must not have been heard to be silent."""
+    def silent_before(self) -> float:
+        """A box that is installing is silent if it was last heard before this time."""
         return self.both.before(self.now, self.timing.silence)
 
     @property
     def moment(self) -> float:
-        """The moment from which on the boxes tell whether the network is well."""
+        """If too many controls were not heard after this moment, the network is down."""
         if self.silent_since is None:
             return self.now - self.timing.missed_after
         return max(self.silent_since, self.now - _AWAY * self.timing.silence)
@@ -50,18 +51,19 @@ class Hearing:
     @property
     def broken_before(self) -> float:
         """
-        The time before which a report that was due is missing.
+        A box is missing if its next report was due before this time, and has not come.
 
-        An outage of the network does not count here: it would hide itself.
+        The time of an outage of the network is not subtracted here. Otherwise no box would be
+        missing during the outage, and the outage would seem to be over.
         """
         return self.server.before(self.now, self.timing.slack)
 
     def is_fleet_silent(self, controls: Controls) -> bool:
         """
-        Whether too many boxes are silent that install nothing.
+        Whether too many of the boxes that install nothing are silent.
 
-        It lasts a while: with some keys that report in turns, anybody could otherwise let it begin
-        and end in each run, and fill the audit.
+        Once True, the result stays True for a while. Otherwise somebody with a few keys, some of
+        which report and some not, could change it in each run, and fill the audit.
         """
         if self.silent_since is None:
             is_settled = self.server.is_settled(self.now, self.timing.settle)
@@ -84,9 +86,9 @@ def read_hearing(connection: Connection, channel: str, now: float, timing: Timin
 def read_silence(
     connection: Connection, channels: Iterable[str], now: float, timing: Timing
 ) -> Silence:
-    """Return since when boxes are silent, as the engine sees it in these channels."""
+    """Return the times before which a box must have been heard last to count as silent."""
     server = read_uptime(connection, now, (OutageKind.SERVER,))
     return Silence(
         server.before(now, timing.silence),
-        {each: read_hearing(connection, each, now, timing).silence for each in channels},
+        {each: read_hearing(connection, each, now, timing).silent_before for each in channels},
     )

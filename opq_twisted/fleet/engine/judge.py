@@ -1,4 +1,4 @@
-"""Judges the rollouts by the settings of the server, for all that show or use it."""
+"""Judges the rollouts with the server's settings, for the engine, `opq-fleet` and the page."""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -6,16 +6,17 @@ from attrs import Factory, evolve, frozen
 from sqlalchemy import Connection
 
 from opq_twisted.fleet.engine.assessment import Assessment
-from opq_twisted.fleet.engine.before import Befores
 from opq_twisted.fleet.engine.gather import assess
 from opq_twisted.fleet.engine.hearing import read_silence
+from opq_twisted.fleet.engine.previous_release import PreviousReleases
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.queries.silence import SILENT_AFTER, Silence
 from opq_twisted.fleet.rollouts.watch import current_rollouts
 from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.widen_hours import WidenHours
 
-#: Periods of the engine for which a judgement may be shown; where the engine runs, none gets older.
+#: A judgement may be shown for this multiple of the engine's period. Where the engine runs, each
+#: judgement is replaced before that.
 _SHOWN = 1.5
 
 
@@ -26,26 +27,28 @@ def _is_well() -> None:
 @frozen(kw_only=True)
 class Judge:
     """
-    What the engine's judgement needs beside the database and the clock.
+    The settings for a judgement, and the last judgements.
 
-    Judging a large fleet takes a while. Decisions and `opq-fleet` need it afresh; for others there
-    is `for_show`.
+    Judging a large fleet takes a while. The engine and `opq-fleet` need a new judgement each time;
+    the page and the metrics use `for_show`.
     """
 
     mode: Rollouts
     timing: Timing = Factory(Timing)
     hours: WidenHours = Factory(WidenHours)
-    #: Says in a sentence what is wrong with the signed metadata.
+    #: Returns a sentence about the problem with the signed metadata; None if there is no problem.
     metadata_problem: Callable[[], str | None] = _is_well
-    #: Whether it may repeat what it, or the judge that it was made of, has said lately.
+    #: Whether it may return the last judgement again.
     _may_repeat: bool = False
-    _befores: Befores = Factory(lambda self: Befores(self.timing), takes_self=True)
+    _previous_releases: PreviousReleases = Factory(
+        lambda self: PreviousReleases(self.timing), takes_self=True
+    )
     #: The last judgement of each channel.
     _last: dict[str, Assessment] = Factory(dict)
 
     @property
     def for_show(self) -> "Judge":
-        """A judge that repeats what this one has said, unless a rollout has changed since."""
+        """A judge that repeats the last judgements of this one, unless a rollout has changed."""
         return evolve(self, may_repeat=True)
 
     def assess(
@@ -67,23 +70,23 @@ class Judge:
             self.timing,
             hours=self.hours,
             metadata_problem=self.metadata_problem(),
-            befores=self._befores,
+            previous_releases=self._previous_releases,
             only=only,
         )
         self._last.update((each.rollout.channel, each) for each in found)
         return found
 
     def silence(self, connection: Connection, now: float, channels: Collection[str]) -> Silence:
-        """Return since when boxes are silent, by the outages of the server and of channels."""
+        """Return the times before which a box must have been heard last to count as silent."""
         if self.mode == "off":
-            # Nobody notes outages.
+            # The engine is off, so no outages were written down.
             return Silence(now - SILENT_AFTER)
         return read_silence(connection, channels, now, self.timing)
 
     def _repeat(
         self, connection: Connection, now: float, only: Collection[int] | None
     ) -> Sequence[Assessment] | None:
-        """Return the last judgement; None if it is old, or a rollout is another one now."""
+        """Return the last judgement; None if it is old, or a rollout has changed since."""
         found = []
         for each in current_rollouts(connection):
             if only is not None and each.release not in only:

@@ -10,17 +10,16 @@ from opq_twisted.fleet.store.schema import engine
 #: The only row.
 _ROW = 1
 
-#: Periods without a run after which another process takes over.
+#: After this number of periods without a run, another process takes over.
 _PERIODS = 2
 
 
 class Lease:
     """
-    The row in the database that says which process decides, and when it last did.
+    A row in the database with the process that decides, and the time of its last run.
 
-    It works alike in SQLite and PostgreSQL, and outlasts a connection: an advisory lock would be
-    lost, and found again, with every one that the pool replaces. The clocks of the servers must
-    agree, which NTP sees to.
+    It works in the same way in SQLite and PostgreSQL. An advisory lock of PostgreSQL would be lost
+    when the pool replaces its connection. The clocks of the servers must agree: they need NTP.
     """
 
     def __init__(self, period: float) -> None:

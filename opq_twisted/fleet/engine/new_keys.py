@@ -1,4 +1,4 @@
-"""Tells once a day that keys of boxes have come in which nobody has admitted."""
+"""Tells once a day how many new keys of boxes no operator has admitted."""
 
 from sqlalchemy import Connection, func, select
 
@@ -15,12 +15,12 @@ _WHAT = "enrolment"
 
 def tell_new_keys(connection: Connection, notify: Notify, now: float) -> None:
     """
-    Tell how many new keys there are, unless that was done within a day.
+    Tell how many new keys there are, unless that was told within the last day.
 
     :param now: seconds since the epoch.
     """
     last = connection.scalar(
-        # A clock that was ahead has written times that are still to come.
+        # A clock that was ahead has written times that lie in the future.
         select(func.max(audit.c.at)).where(
             audit.c.what == _WHAT, audit.c.at.between(now - _DAY, now + _DAY)
         )

@@ -1,4 +1,4 @@
-"""Keeps the times in which the server did not hear its boxes."""
+"""Stores the outages: the times in which the server could not hear its boxes."""
 
 from collections.abc import Collection
 
@@ -8,7 +8,7 @@ from opq_twisted.fleet.engine.uptime import Uptime
 from opq_twisted.fleet.store.schema import outage
 from opq_twisted.fleet.store.states import OutageKind
 
-#: Seconds for which an outage is kept: no box is waited for so long.
+#: Seconds for which an outage is kept: the engine waits for no box that long.
 _KEPT = 60 * 86400.0
 
 #: Outages that are read at most, the newest ones.
@@ -25,15 +25,15 @@ def read_uptime(
     Return the time in which boxes could be heard.
 
     :param now: seconds since the epoch; an outage that lasts ends now.
-    :param kinds: the outages that matter.
-    :param channel: whose outages matter, beside those of all channels.
+    :param kinds: the kinds of outages that are subtracted.
+    :param channel: its outages are subtracted, and those of all channels together.
     """
     rows = connection.execute(
         select(outage.c.began, outage.c.ended)
         .where(
             outage.c.kind.in_(kinds),
             or_(outage.c.channel.is_(None), outage.c.channel == channel),
-            # A clock that was ahead has written times that are still to come.
+            # A clock that was ahead has written times that lie in the future.
             outage.c.began <= now,
             func.coalesce(outage.c.ended, now).between(now - _KEPT, now),
         )
@@ -44,13 +44,13 @@ def read_uptime(
 
 
 def find_fleet_outage(connection: Connection, channel: str) -> float | None:
-    """Return since when the boxes of a channel are silent; None if they are not."""
+    """Return when the present outage of a channel's network began; None if there is none."""
     found: float | None = connection.scalar(select(func.min(outage.c.began)).where(_open(channel)))
     return found
 
 
 def note_server_outage(connection: Connection, began: float, ended: float) -> None:
-    """Write that no server heard any box in a period, and delete outages that are old."""
+    """Store an outage of all servers, and delete old outages."""
     _add(connection, began, kind=OutageKind.SERVER, began=began, ended=ended)
 
 
@@ -58,11 +58,11 @@ def note_fleet(
     connection: Connection, channel: str, is_silent: bool, *, began: float, now: float
 ) -> bool:
     """
-    Write that the boxes of a channel have fallen silent, or are heard again.
+    Store the beginning or the end of an outage of a channel's network.
 
     :param is_silent: as `Circumstances.is_fleet_silent`.
-    :param began: since when they are silent.
-    :returns: whether that is new.
+    :param began: when the boxes fell silent.
+    :returns: whether an outage has begun or ended now.
     """
     if is_silent == (find_fleet_outage(connection, channel) is not None):
         return False

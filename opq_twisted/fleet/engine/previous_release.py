@@ -1,57 +1,58 @@
-"""Reads how boxes fared with the release before, which a rollout is compared with."""
+"""Reads the results of the previous release, with which a rollout is compared."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from opq_twisted.fleet.engine.assessment import Before
+from opq_twisted.fleet.engine.assessment import PreviousRelease
 from opq_twisted.fleet.engine.counted import counts_in, read_results, sum_up
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.store.schema import rollout
 from opq_twisted.fleet.store.states import RolloutState
 
-#: Releases before that are looked at, until one has outcomes.
+#: How many previous releases are read, until one has results.
 _MOST = 5
 
 
-class Befores:
+class PreviousReleases:
     """
-    Keeps what was read for a while, because counting takes long and the numbers hardly change.
+    Counts the results of previous releases, and keeps the counts for a while.
 
-    They are read anew at once when another release gives way to the next one.
+    Counting takes long, and the numbers hardly change. They are counted again at once when a
+    channel gets a new release.
     """
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
-        #: By channel: the rollouts before, when they were read, and what was found.
-        self._kept: dict[str, tuple[Sequence[Rollout], float, Before | None]] = {}
+        #: By channel: the previous rollouts, the time when they were read, and the result.
+        self._kept: dict[str, tuple[Sequence[Rollout], float, PreviousRelease | None]] = {}
 
     def read(
-        self, connection: Connection, each: Rollout, now: float, silent_since: float
-    ) -> Before | None:
+        self, connection: Connection, each: Rollout, now: float, silent_before: float
+    ) -> PreviousRelease | None:
         """
-        Return the last release before in the channel that has outcomes; None if there is none.
+        Return the last previous release of the channel that has results; None if there is none.
 
         :param now: seconds since the epoch.
-        :param silent_since: since when a box must not have been heard to be silent.
+        :param silent_before: a box that was last heard before this time is silent.
         """
         rollouts = _find(connection, each)
         known, read_at, before = self._kept.get(each.channel, ((), 0.0, None))
         if rollouts != known or not 0 <= now - read_at < self._timing.compared:
-            before = self._count(connection, rollouts, now, silent_since)
+            before = self._count(connection, rollouts, now, silent_before)
             self._kept[each.channel] = rollouts, now, before
         return before
 
     def _count(
-        self, connection: Connection, rollouts: Sequence[Rollout], now: float, silent_since: float
-    ) -> Before | None:
+        self, connection: Connection, rollouts: Sequence[Rollout], now: float, silent_before: float
+    ) -> PreviousRelease | None:
         for before in rollouts:
             counted = counts_in(before, now, self._timing.key_age)
-            results = read_results(connection, before, counted, silent_since)
+            results = read_results(connection, before, counted, silent_before)
             counts = sum_up(results, lambda _: True)
             if boxes := counts.well + counts.bad:
-                return Before(release=before.release, bad=counts.bad, boxes=boxes)
+                return PreviousRelease(release=before.release, bad=counts.bad, boxes=boxes)
         return None
 
 

@@ -1,20 +1,21 @@
-"""Tests after each outcome whether a release fails on more boxes than it may."""
+"""Tests after each result whether a release fails on too many boxes."""
 
 import math
 
 from attrs import frozen
 
-#: The probability of a wrong hold, over all looks at a rollout together.
+#: The probability that a good release is ever held, over all tests of its rollout together.
 ALPHA = 0.01
 
-#: Bad boxes below which nothing is held.
+#: With fewer bad boxes, no release is held.
 _LEAST_BAD = 3
 
-#: The share of bad boxes that is accepted always, and the largest one that is ever accepted: a
-#: release before that was worse than this must not let the next one be as bad.
+#: The smallest and the largest share of bad boxes that can be accepted. The largest one is a limit
+#: because a previous release that was very bad must not let the next one be as bad.
 _LEAST_ACCEPTED, _MOST_ACCEPTED = 0.01, 0.02
 
-#: A share of bad boxes that is certainly too large: this one, or so many times the accepted one.
+#: The share of bad boxes that is certainly too large is the larger one of two numbers: this share,
+#: and this multiple of the accepted share.
 _LEAST_REJECTED, _FACTOR = 0.05, 4
 
 #: The quantiles of the normal distribution for an upper bound of 80 %, and an interval of 95 %.
@@ -26,10 +27,10 @@ class SequentialTest:
     """
     Wald's sequential probability ratio test ("Sequential Tests of Statistical Hypotheses", 1945).
 
-    It may be asked after each outcome: the probability that it ever rejects a release whose share
-    of bad boxes is at most `accepted` is at most `ALPHA`. A box whose attempt is under way has to
-    be counted as good: bad outcomes come before good ones, because an installation that fails ends
-    early.
+    It may be repeated after each result. If the true share of bad boxes is at most `accepted`, the
+    probability that any of these tests rejects the release is at most `ALPHA`. A box whose attempt
+    is under way has to be counted as good, because an installation that fails ends earlier than one
+    that succeeds.
     """
 
     accepted: float
@@ -40,9 +41,9 @@ class SequentialTest:
         """
         Make the test of a release.
 
-        :param bad: how many of the `boxes` were bad with the release before.
-        :param silent: the share of the boxes that fell silent without installing anything, if
-            silent boxes are among the bad ones; otherwise 0.
+        :param bad: how many of the `boxes` were bad with the previous release.
+        :param silent: the share of the controls that fell silent, if silent boxes are among the bad
+            ones; otherwise 0.
         """
         before = interval(bad, boxes, _Z_80)[1] if boxes else 0.0
         accepted = min(_MOST_ACCEPTED, max(_LEAST_ACCEPTED, before + silent))
@@ -50,15 +51,15 @@ class SequentialTest:
 
     @property
     def middle(self) -> float:
-        """The share of bad boxes from which on a rollout is not widened without a person."""
+        """If at least this share of the boxes is bad, only a person may widen the rollout."""
         return (self.accepted + self.rejected) / 2
 
     def rejects(self, bad: int, boxes: int) -> bool:
-        """Whether a release with so many bad ones among the boxes that began has to be held."""
+        """Whether a release has to be held with this number of bad boxes."""
         return bad >= _LEAST_BAD and self._log_ratio(bad, boxes) >= math.log(1 / ALPHA)
 
     def holds_at(self, boxes: int) -> int:
-        """Return the number of bad ones at which a release is held after so many boxes."""
+        """Return the smallest number of bad boxes among `boxes` for which a release is held."""
         per_bad, per_good = self._weights()
         needed = (math.log(1 / ALPHA) + boxes * per_good) / (per_bad + per_good)
         return max(_LEAST_BAD, math.ceil(needed - 1e-9))

@@ -1,4 +1,4 @@
-"""Judges the rollouts every few seconds, in one process at a time, and acts on it."""
+"""Judges the rollouts every few seconds, in one process at a time, and carries out the result."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,7 +20,7 @@ from opq_twisted.fleet.store.database import Database
 from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.webhook.outbox import Notify
 
-#: Returns what is thought of each rollout, by the database and the seconds since the epoch.
+#: Judges each rollout, from the database and the seconds since the epoch.
 Assess = Callable[[Connection, float], Sequence[Assessment]]
 
 #: Seconds between two counts of new keys, which read all boxes.
@@ -29,11 +29,11 @@ _HOUR = 3600.0
 
 class Engine(Heartbeat):
     """
-    Runs the engine, if no other process does.
+    Runs the engine, unless another process does.
 
-    A run counts in a transaction that only reads, because that takes a while in which reports have
-    to be stored. It changes the database in a second one, which does nothing about a rollout that
-    was changed meanwhile, and nothing at all if another process has taken over.
+    Each run has two transactions. The first one counts the boxes. It only reads, so that reports
+    can be stored meanwhile. The second one changes the database. It leaves out each rollout that
+    somebody has changed meanwhile, and changes nothing if another process has taken over.
     """
 
     _log = Logger()
@@ -70,7 +70,7 @@ class Engine(Heartbeat):
         self.run_now()
 
     async def run(self) -> None:
-        """Judge all rollouts once, unless another process does, or the database is away."""
+        """Judge all rollouts once, unless another process does, or the database fails."""
         self._began = self._clock.seconds()
         try:
             await self._judge(self._now())
@@ -84,7 +84,7 @@ class Engine(Heartbeat):
         self._is_away = False
 
     def _pause(self) -> float:
-        """Returns less after a long run, so that it does not cost this process its lease."""
+        """Return a shorter pause after a long run, so that this process keeps its lease."""
         period, passed = self._timing.period, self._clock.seconds() - self._began
         return max(period / 2, period - passed)
 
@@ -101,7 +101,7 @@ class Engine(Heartbeat):
             self._counted_keys_at = now
 
     def _begin(self, connection: Connection, now: float) -> bool:
-        """Returns whether this process decides."""
+        """Take the lease; return whether this process decides."""
         passed = self._lease.take(connection, now)
         if passed is None:
             return False
@@ -111,7 +111,7 @@ class Engine(Heartbeat):
         return True
 
     def _carry_out(self, connection: Connection, found: Sequence[Assessment], now: float) -> bool:
-        """Returns whether a pace was changed."""
+        """Carry out the decisions; return whether the pace of a rollout has changed."""
         if not self._lease.is_held(connection):
             return False
         for each in found:

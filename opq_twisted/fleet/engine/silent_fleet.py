@@ -1,4 +1,4 @@
-"""Says that the boxes of a channel have fallen silent together, and that they are heard again."""
+"""Tells that the boxes of a channel have fallen silent together, and when they are heard again."""
 
 from sqlalchemy import Connection
 
@@ -18,7 +18,7 @@ def tell_silence(
     now: float,
 ) -> None:
     """
-    Note the outage of a channel, or its end, and tell that once.
+    Store the beginning or the end of an outage of a channel, and tell the operators once.
 
     :param now: seconds since the epoch.
     """
@@ -30,12 +30,12 @@ def tell_silence(
     controls = assessment.controls
     boxes = controls.heard + controls.missing
     because = (
-        f"{controls.missing:,} of {boxes:,} boxes of the channel {channel} are silent that "
-        "installed nothing."
+        f"{controls.missing:,} of the {boxes:,} boxes of the channel {channel} that installed "
+        "nothing are silent."
     )
     change = (
-        "Its rollout is not widened, and no silence counts, until they are heard again. It may be "
-        "the network, or this server."
+        "Until they are heard again, its rollout is not widened, and no silent box counts as bad. "
+        "The cause may be the network, or this server."
         if is_silent
         else "Its rollout goes on: the boxes are heard again."
     )

@@ -1,4 +1,4 @@
-"""How long the engine waits for what."""
+"""The times for which the engine waits."""
 
 from typing import Self
 
@@ -13,29 +13,30 @@ _HOUR = 3600.0
 class Timing:
     """The times of the engine, in seconds."""
 
-    #: From the beginning of a step until the next one, at least.
+    #: The shortest time from the beginning of a step to the beginning of the next one.
     step: float = 24 * _HOUR
-    #: Without a report, until a box that was about to install is silent.
+    #: A box that is installing is silent after this time without a report.
     silence: float = SILENT_AFTER
-    #: After an outage, until silence is judged again and a rollout is widened.
+    #: After an outage the engine waits this long before it judges silent boxes or widens a rollout.
     settle: float = 2 * _HOUR
-    #: By which a report may be late before its promise is broken.
+    #: A promise is broken if the report comes later than promised by more than this time.
     slack: float = _HOUR
-    #: Between two runs, until the time between them counts as an outage of the server.
+    #: A longer time between two runs counts as an outage of the server.
     gap: float = 600.0
-    #: Between two runs of the engine.
+    #: The time between two runs of the engine.
     period: float = 20.0
-    #: Before the announcement of a release: younger keys do not count in its rollout.
+    #: A key counts in a rollout if it was known this long before the release was announced.
     key_age: float = 24 * _HOUR
-    #: For which the results of the release before are compared with, until they are read anew.
+    #: The results of the previous release are counted again after this time.
     compared: float = _HOUR
 
     @property
     def missed_after(self) -> float:
         """
-        Seconds of silence after which the boxes of a channel are missed.
+        After this number of seconds without a report, a control counts as missing.
 
-        It is before a box is called silent, so that no box is while its whole network is down.
+        It is shorter than `silence`. So an outage of the network is noticed before any box that
+        was installing counts as silent because of it.
         """
         return self.silence * 2 / 3
 

@@ -1,4 +1,4 @@
-"""Counts the boxes that began to install a release after the last one that it is bad for."""
+"""Counts the boxes that began to install a release after the last one of the bad boxes."""
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select
 
@@ -19,7 +19,7 @@ def count_too_early(
     Count the boxes under way that began after the last one of the bad boxes.
 
     :param counts: the condition for the keys that count.
-    :param last_silent: when the last one was heard of the boxes that count as silent.
+    :param last_silent: the latest time when one of the silent boxes was last heard.
     :param received_after: as in `queries.outcomes.count_results`.
     """
     tried = attempt.c.release == each.release
@@ -37,7 +37,7 @@ def count_too_early(
             tried,
             attempt.c.outcome.is_(None),
             attempt.c.received > max(last_silent, last or 0.0),
-            # A box that tries again was in the test before.
+            # A box that has failed before, and tries again, is in the test already.
             box.c.id.not_in(select(attempt.c.box).where(failed)),
             count,
         )

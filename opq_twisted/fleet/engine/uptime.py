@@ -1,4 +1,4 @@
-"""Counts the time in which the server could hear its boxes."""
+"""Computes the time in which the server could hear its boxes."""
 
 from collections.abc import Iterable
 
@@ -17,17 +17,18 @@ def _merge(outages: Iterable[tuple[float, float]]) -> tuple[tuple[float, float],
 
 @frozen
 class Uptime:
-    """The outages, in the order of time, without overlaps; in seconds since the epoch."""
+    """The time without outages."""
 
+    #: The beginning and the end of each, in seconds since the epoch, in order, without overlaps.
     outages: tuple[tuple[float, float], ...] = field(default=(), converter=_merge)
 
     def between(self, start: float, end: float) -> float:
-        """Return the seconds of a period that are in no outage."""
+        """Return the seconds of a period that lie in no outage."""
         lost = (max(0.0, min(end, ended) - max(start, began)) for began, ended in self.outages)
         return max(0.0, end - start - sum(lost))
 
     def before(self, end: float, seconds: float) -> float:
-        """Return the time from which so many seconds without an outage lead to the end."""
+        """Return the latest time from which there are `seconds` without outages until `end`."""
         start = end - seconds
         for began, ended in reversed(self.outages):
             if ended <= start:
@@ -37,5 +38,5 @@ class Uptime:
         return start
 
     def is_settled(self, now: float, seconds: float) -> bool:
-        """Whether the last outage ended so many seconds ago."""
+        """Whether the last outage ended at least so many seconds ago."""
         return not self.outages or now - self.outages[-1][1] >= seconds

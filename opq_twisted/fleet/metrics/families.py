@@ -69,7 +69,7 @@ def _assessments(figures: Figures, mode: Rollouts) -> Iterator[Metric]:
     )
     silent = GaugeMetricFamily(
         "opq_fleet_silent",
-        "1 while many boxes are silent that installed nothing.",
+        "1 while many boxes that installed nothing are silent.",
         labels=["channel"],
     )
     for each in figures.assessments:

@@ -23,7 +23,7 @@ class Event(StrEnum):
     INCONCLUSIVE = "inconclusive"
     #: A step is over and well, and with `ask` an operator has to widen it.
     READY = "ready"
-    #: Many boxes are silent that installed nothing, and when they are heard again.
+    #: Many boxes that installed nothing are silent, and when they are heard again.
     FLEET_SILENT = "fleet-silent"
     FLEET_HEARD = "fleet-heard"
     WIDENED = "widened"

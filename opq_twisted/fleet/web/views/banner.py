@@ -143,7 +143,7 @@ def _describe(channel: _Content, mode: str) -> tuple[str, str, str]:
         return (
             "warn",
             f"Frozen at {share}",
-            "Many boxes are silent that installed nothing: check the network and this server. The "
+            "Many boxes that installed nothing are silent: check the network and this server. The "
             "rollout waits for them.",
         )
     return _describe_step(channel, mode, f"Baking at {share}")

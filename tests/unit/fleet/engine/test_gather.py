@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from opq_twisted.fleet.engine.assessment import Assessment, Before
+from opq_twisted.fleet.engine.assessment import Assessment, PreviousRelease
 from opq_twisted.fleet.engine.control_group import Controls
 from opq_twisted.fleet.engine.decision import Action
 from opq_twisted.fleet.engine.gather import assess
@@ -215,7 +215,7 @@ class BeforeTests(GatherCase):
         self.add_before(OLD, 5, 5, since=NOW - 3 * _DAY, was_held=True)
         self.add_before(OLD + 1, 0, 0)
         found = self.assess()
-        self.assertEqual(found.before, Before(release=OLD - 1, bad=1, boxes=10))
+        self.assertEqual(found.before, PreviousRelease(release=OLD - 1, bad=1, boxes=10))
         self.assertEqual(found.evidence.test.accepted, 0.02)
 
 

@@ -331,7 +331,7 @@ class OutageTests(EngineCase):
         self.pass_hours(40)
         self.assertEqual(self.words(), ["engine: fleet-silent"])
         self.assertRegex(
-            self.audit()[0].because, r"^1\d of 3\d boxes of the channel stable are silent"
+            self.audit()[0].because, r"^1\d of the 3\d boxes of the channel stable that "
         )
         self.silent.clear()
         self.pass_hours(1)

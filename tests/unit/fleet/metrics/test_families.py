@@ -94,7 +94,7 @@ class FamiliesTests(StoreCase):
         self.assertEqual([self.asks("ask"), self.asks("auto"), self.asks("observe")], [1, 1, 1])
 
     def test_silent(self) -> None:
-        """Many boxes are silent that installed nothing."""
+        """Many boxes that installed nothing are silent."""
         self.add(20, last_seen=NOW - 5 * _HOUR, due=NOW - 3 * _HOUR)
         self.add(5, last_seen=NOW - 60, due=NOW + _HOUR)
         self.assertEqual(self.series()["silent", "stable"], 1)
