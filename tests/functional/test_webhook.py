@@ -12,7 +12,7 @@ from opq_twisted.fleet.store.engine import make_engine
 from opq_twisted.fleet.store.migrate import migrate_database
 from opq_twisted.fleet.store.schema import notice
 from opq_twisted.fleet.webhook.outbox import Event, Notice, put
-from opq_twisted.fleet.webhook.signature import sign
+from opq_twisted.fleet.webhook.post import sign
 from tests.functional.conftest import StartDaemon
 from tests.functional.fleet import FleetServer, short_folder
 from tests.functional.processes import until

@@ -1,5 +1,7 @@
-"""Sends a message to the receiver of the webhook over HTTP."""
+"""Signs a message, and sends it to the receiver of the webhook over HTTP."""
 
+import hashlib
+import hmac
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 from urllib.parse import urlsplit
@@ -17,7 +19,6 @@ from twisted.web.iweb import IAgent, IResponse
 from opq_twisted import __version__
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.webhook.schedule import Message
-from opq_twisted.fleet.webhook.signature import HEADER, sign
 from opq_twisted.http.reasons import reason_of
 from opq_twisted.http.retry_after import retry_after
 from opq_twisted.http.small_body import SmallBody
@@ -27,6 +28,9 @@ TIMEOUT = 10.0
 
 #: Bytes of an answer, of which only the status matters.
 _MAX_ANSWER = 64 * 1024
+
+#: The header of the signature.
+_SIGNATURE = "Opq-Signature"
 
 
 class NotTaken(OpqError):
@@ -99,13 +103,24 @@ class Poster:
             "Opq-Delivery": message.delivery,
         }
         if self.receiver.secret is not None:
-            headers[HEADER] = sign(body, int(self._now()), self.receiver.secret)
+            headers[_SIGNATURE] = sign(body, int(self._now()), self.receiver.secret)
         return Headers({name: [value] for name, value in headers.items()})
 
 
 def make_agent(reactor: Any) -> IAgent:
     """Make an agent that trusts the authorities of the system, and reads short answers only."""
     return Agent(reactor, BrowserLikePolicyForHTTPS(), pool=_BoundedPool(reactor, persistent=False))
+
+
+def sign(body: bytes, at: int, secret: str) -> str:
+    """
+    Return the signature of a message: the time, and an HMAC of the time and the body (RFC 2104).
+
+    :param at: seconds since the epoch. With it, a receiver can tell a message that somebody else
+        has recorded and sends again.
+    """
+    signed = f"{at}.".encode() + body
+    return f"t={at},sha256={hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()}"
 
 
 class _BoundedProtocol(HTTP11ClientProtocol):

@@ -11,9 +11,15 @@ from twisted.trial.unittest import TestCase
 
 from opq_twisted import __version__
 from opq_twisted.fleet.webhook.outbox import Event, Notice, make_body
-from opq_twisted.fleet.webhook.post import TIMEOUT, NotTaken, Poster, Receiver, make_agent
+from opq_twisted.fleet.webhook.post import (
+    TIMEOUT,
+    NotTaken,
+    Poster,
+    Receiver,
+    make_agent,
+    sign,
+)
 from opq_twisted.fleet.webhook.schedule import Message
-from opq_twisted.fleet.webhook.signature import sign
 from tests.helpers import webhook_receiver
 from tests.helpers.certificates import make_certificate
 from tests.helpers.fleet_rows import NOW

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.fleet.webhook.signature import sign
+from opq_twisted.fleet.webhook.post import sign
 from tests.helpers.project import PROJECT
 
 SECRET = "correct horse battery staple"
