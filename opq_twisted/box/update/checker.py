@@ -27,6 +27,9 @@ _MAX_RETRY_AFTER = 600.0
 #: Seconds that a check may take whose result does not matter.
 _TIMEOUT = 60.0
 
+#: Seconds that the check right before an installation may take.
+_LAST_TIMEOUT = 30.0
+
 #: Seconds after which a successful check is written to the journal again.
 _RECORD_INTERVAL = 6 * 3600.0
 
@@ -111,6 +114,21 @@ class Checker:
             else:
                 return
         await self.check()
+
+    async def is_still_due(self, offer: Offer) -> bool:
+        """
+        Check right before an installation whether the box still installs a release by itself.
+
+        The download may have taken long, and the release may have been stopped, withdrawn or
+        replaced since. If there is no answer, the box goes on: the release was signed for it.
+        """
+        if not offer.signed or not await self.try_to_check(_LAST_TIMEOUT):
+            return True
+        if self.offer is None:
+            return False
+        policy = self._deps.policy
+        chosen = policy.choose(self.offer, automatic=True)
+        return chosen.release == offer.release and policy.is_due(chosen)
 
     @property
     def is_due(self) -> bool:

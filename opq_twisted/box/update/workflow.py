@@ -12,7 +12,6 @@ from opq_twisted.archive.release import Release
 from opq_twisted.box.state.records import EntryChanges, Stage
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
-from opq_twisted.box.update.last_check import is_still_due
 from opq_twisted.box.update.reporting import Reporter
 from opq_twisted.common.errors import (
     BoxAtFault,
@@ -71,7 +70,7 @@ class Workflow:
             archive.close()
             return self._leave()
         await self._unpack(offer.release, archive)
-        if automatic and not await is_still_due(self._deps, self._checker, offer):
+        if automatic and not await self._checker.is_still_due(offer):
             with self._reporter.tolerate("The unpacked files cannot be removed"):
                 await self._deps.unpacker.clear()
             return self._leave()
