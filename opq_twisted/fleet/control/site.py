@@ -1,12 +1,16 @@
-"""Makes the site that `opq-fleet` talks to."""
+"""The resources that `opq-fleet` talks to, and the site of them on a Unix socket."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from opq_twisted.fleet.control.changes import Changes
+from opq_twisted.fleet.audit import AuditNote
+from opq_twisted.fleet.control.answers import Content, answer_in_json
+from opq_twisted.fleet.control.changes import Changes, MakeChange
+from opq_twisted.fleet.control.fields import Fields
 from opq_twisted.fleet.control.listener import SocketListener
-from opq_twisted.fleet.control.queries import Queries
-from opq_twisted.fleet.control.resources import ChangeResource, QueryResource
+from opq_twisted.fleet.control.peer import uid_of, user_name
+from opq_twisted.fleet.control.queries import MakeQuery, Queries
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.http.connection_limits import ConnectionLimits
 from opq_twisted.http.request import BoundedRequest
@@ -21,6 +25,50 @@ class ControlRequest(BoundedRequest):
     """A request of a user of this machine, which may admit many keys at once."""
 
     max_body = 1024 * 1024
+
+
+class QueryResource(PlainResource):
+    """Answers GET from the database."""
+
+    def __init__(self, database: Database, make_query: MakeQuery) -> None:
+        super().__init__()
+        self._database = database
+        self._make_query = make_query
+
+    def render_GET(self, request: BoundedRequest) -> int:
+        """Answer when the database has answered."""
+        return answer_in_json(request, self._read(request))
+
+    async def _read(self, request: BoundedRequest) -> Content:
+        return await self._database.read(self._make_query(Fields.of_query(request)))
+
+
+class ChangeResource(PlainResource):
+    """Changes the database by POST, in the name of the user who has connected."""
+
+    def __init__(
+        self,
+        database: Database,
+        make_change: MakeChange,
+        done: Callable[[Content], Content] = lambda content: content,
+    ) -> None:
+        """:param done: called after the commit; makes the answer."""
+        super().__init__()
+        self._database = database
+        self._make_change = make_change
+        self._done = done
+
+    def render_POST(self, request: BoundedRequest) -> int:
+        """Answer when the change is committed."""
+        return answer_in_json(request, self._write(request))
+
+    async def _write(self, request: BoundedRequest) -> Content:
+        fields, uid = Fields.of_body(request), uid_of(request.channel.transport)
+        change, because = self._make_change(fields), fields.text("because")
+        # The search for a name may take a while, in which reports must be stored.
+        who = await self._database.read(lambda _: user_name(uid))
+        note = AuditNote(who=who, because=because)
+        return self._done(await self._database.write(lambda connection: change(connection, note)))
 
 
 def make_root(database: Database, queries: Queries, changes: Changes) -> PlainResource:

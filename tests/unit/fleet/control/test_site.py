@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from opq_twisted.fleet.control import resources
+from opq_twisted.fleet.control import site
 from opq_twisted.fleet.store.states import RolloutState
 from tests.helpers.fleet_control import Control, DatabaseInPlace
 from tests.helpers.fleet_rows import NEW, NOW, OLD, add_attempt, add_box, add_rollout
@@ -195,7 +195,7 @@ class ChangingTests(ControlCase):
             return "anna"
 
         self.patch(database, "write", write)
-        self.patch(resources, "user_name", name)
+        self.patch(site, "user_name", name)
         self.control.post("/hold", release=NEW, because="It fails.")
         self.assertEqual(calls, ["name", "write"])
 
