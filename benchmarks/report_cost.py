@@ -17,7 +17,7 @@ from benchmarks.relay import Link, Relay, relay
 from benchmarks.watch import FIRST
 from benchmarks.watch import fill as fill_updates
 from opq_twisted.archive.release import Release
-from opq_twisted.box.config import BoxConfig, UpdaterConfig
+from opq_twisted.box.config.settings import BoxConfig, UpdaterConfig
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.report_client import ReportClient

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from demo.fates import Fate, Fates
 from demo.small_attempts import begin_attempt, end_attempt
 from opq_twisted import __version__
-from opq_twisted.box.config import AGENT
+from opq_twisted.box.config.settings import AGENT
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.report_client import ReportClient
 from opq_twisted.box.network.update_server import UpdateServerClient

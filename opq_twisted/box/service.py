@@ -13,8 +13,9 @@ from twisted.internet import reactor
 from twisted.logger import Logger
 
 from opq_twisted import __version__
-from opq_twisted.box.config import AGENT, MAX_NAME, BoxConfig, read_config
-from opq_twisted.box.config_warnings import find_warnings
+from opq_twisted.box.config.mistakes import find_warnings
+from opq_twisted.box.config.reader import read_config
+from opq_twisted.box.config.settings import AGENT, MAX_NAME, BoxConfig
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.install.health import Health

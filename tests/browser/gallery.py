@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet import reactor
 
-from opq_twisted.box.config import PageConfig
+from opq_twisted.box.config.settings import PageConfig
 from opq_twisted.box.report.record import ReportRecord, SentReport
 from opq_twisted.box.state.records import Attempt, Stage
 from opq_twisted.box.state.status import Progress

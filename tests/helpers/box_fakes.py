@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.archive.release import Release
-from opq_twisted.box.config import BoxConfig, UpdaterConfig
+from opq_twisted.box.config.settings import BoxConfig, UpdaterConfig
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.install.health import Health

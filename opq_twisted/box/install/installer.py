@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater
 
 from opq_twisted.archive.name import INSTALL_SCRIPT
-from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.config.settings import UpdaterConfig
 from opq_twisted.box.install.preflight import BOX_AT_FAULT
 from opq_twisted.box.install.processes import TERMINATION_GRACE, ProcessResult, ProcessRunner
 from opq_twisted.box.install.shortage import code_of, find_shortage

@@ -7,7 +7,7 @@ from pathlib import Path
 from attrs import frozen
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.config.settings import UpdaterConfig
 from opq_twisted.box.install import persistence
 from opq_twisted.box.install.shortage import code_of
 from opq_twisted.box.install.units import TransientUnits

@@ -4,7 +4,7 @@ import os
 
 from attrs import define, evolve
 
-from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.config.settings import UpdaterConfig
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.clock_floor import ClockFloor
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata

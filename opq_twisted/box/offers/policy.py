@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from opq_twisted.box.config import BoxConfig
+from opq_twisted.box.config.settings import BoxConfig
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.report.codes import Waiting

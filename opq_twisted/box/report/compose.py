@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import frozen
 
 from opq_twisted import __version__
-from opq_twisted.box.config import BoxConfig
+from opq_twisted.box.config.settings import BoxConfig
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.report.identity import Identity
 from opq_twisted.box.report.promise import choose_promise

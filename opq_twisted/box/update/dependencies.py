@@ -6,7 +6,7 @@ from typing import Protocol
 from attrs import Factory, frozen
 from twisted.internet.interfaces import IReactorTime
 
-from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.config.settings import UpdaterConfig
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.downloader import Downloader
 from opq_twisted.box.install.health import Health

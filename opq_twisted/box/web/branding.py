@@ -7,7 +7,8 @@ from pathlib import Path
 from attrs import frozen
 from twisted.logger import Logger
 
-from opq_twisted.box.config import PageConfig, read_page
+from opq_twisted.box.config.reader import read_page
+from opq_twisted.box.config.settings import PageConfig
 from opq_twisted.common import files
 from opq_twisted.common.errors import ConfigInvalid
 

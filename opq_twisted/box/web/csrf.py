@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from twisted.web.server import Request
 
-from opq_twisted.box.config import AGENT
+from opq_twisted.box.config.settings import AGENT
 from opq_twisted.http.csrf import Forgery, find_forgery, headers, product, proves_origin
 
 #: The programs that may start an update by GET: curl, wget and the usual HTTP clients of Python;

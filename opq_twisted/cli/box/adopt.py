@@ -13,7 +13,7 @@ from typing import BinaryIO
 from opq_twisted.archive.extract.child import child_command, child_environment
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.archive.release import Release
-from opq_twisted.box.config import read_config
+from opq_twisted.box.config.reader import read_config
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.state.versions import read_version
 from opq_twisted.common import files

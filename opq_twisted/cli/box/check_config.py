@@ -6,12 +6,13 @@ from pathlib import Path
 
 from attrs import asdict
 
-from opq_twisted.box.config import BoxConfig, Token, read_config
-from opq_twisted.box.config_warnings import find_warnings
+from opq_twisted.box.config.mistakes import find_warnings
+from opq_twisted.box.config.reader import read_config
+from opq_twisted.box.config.settings import BoxConfig, Token
+from opq_twisted.box.config.window import DailyWindow
 from opq_twisted.box.install.units import SYSTEMD
 from opq_twisted.box.network.proxies import Proxy
 from opq_twisted.box.web.auth import read_password_hash
-from opq_twisted.box.window import DailyWindow
 
 
 def check(path: Path) -> BoxConfig:

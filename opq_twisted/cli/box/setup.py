@@ -12,7 +12,8 @@ from typing import Any
 
 from attrs import frozen
 
-from opq_twisted.box.config import BoxConfig, parse_config, read_content
+from opq_twisted.box.config.reader import parse_config, read_content
+from opq_twisted.box.config.settings import BoxConfig
 from opq_twisted.cli.box.check_config import ask_systemd, require_usable
 from opq_twisted.common import files
 from opq_twisted.common.errors import SetupFailed

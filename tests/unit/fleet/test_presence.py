@@ -5,7 +5,7 @@ from pathlib import Path
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.config import AGENT
+from opq_twisted.box.config.settings import AGENT
 from opq_twisted.fleet.presence import Presence
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.snapshot import Catalog

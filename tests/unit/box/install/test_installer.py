@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.config.settings import UpdaterConfig
 from opq_twisted.box.install import units
 from opq_twisted.box.install.installer import Installer
 from opq_twisted.box.install.processes import PIPE_GRACE, TERMINATION_GRACE, ProcessRunner

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.config.settings import UpdaterConfig
 from opq_twisted.box.install import persistence, preflight, units
 from opq_twisted.box.install.preflight import Preflight, Room
 from opq_twisted.box.install.processes import ProcessRunner

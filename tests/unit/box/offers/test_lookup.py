@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.config import UpdaterConfig
+from opq_twisted.box.config.settings import UpdaterConfig
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.clock_floor import ClockFloor
 from opq_twisted.box.offers.lookup import OfferLookup

@@ -13,7 +13,7 @@ from tuf.ngclient import Updater
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.config import BoxConfig, UpdaterConfig
+from opq_twisted.box.config.settings import BoxConfig, UpdaterConfig
 from opq_twisted.box.offers.policy import Policy
 from opq_twisted.box.state.journal import Journal
 from opq_twisted.box.state.versions import Installed

@@ -1,8 +1,8 @@
 """Which releases a box installs, and which of them without a click."""
 
 from opq_twisted.archive.release import Release
+from opq_twisted.box.config.window import DailyWindow
 from opq_twisted.box.state.records import Stage
-from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import InstallFailed
 from opq_twisted.trust.offer import Offer, Rollout
 from opq_twisted.trust.pace import ALL, HELD, UNKNOWN, Pace

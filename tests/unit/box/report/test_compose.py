@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted import __version__
 from opq_twisted.archive.release import Release
-from opq_twisted.box.config import BoxConfig, UpdaterConfig
+from opq_twisted.box.config.settings import BoxConfig, UpdaterConfig
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.report.compose import Composer
 from opq_twisted.box.report.identity import load_identity

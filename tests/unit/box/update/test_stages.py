@@ -7,6 +7,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.release import Release
+from opq_twisted.box.config.window import DailyWindow
 from opq_twisted.box.state.records import Stage
 from opq_twisted.box.update import reporting
 from opq_twisted.box.update.stages import (
@@ -15,7 +16,6 @@ from opq_twisted.box.update.stages import (
     TransitionError,
     check_transition,
 )
-from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import (
     BoxAtFault,
     InstallFailed,

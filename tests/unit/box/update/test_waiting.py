@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from opq_twisted.box.window import DailyWindow
+from opq_twisted.box.config.window import DailyWindow
 from opq_twisted.common.errors import (
     ArchiveRefused,
     BoxUnfit,

@@ -6,10 +6,10 @@ from typing import Any
 from attrs import evolve
 
 from opq_twisted.archive.release import Release
+from opq_twisted.box.config.window import DailyWindow
 from opq_twisted.box.state.records import Entry, Stage, Timing
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.update.recovery import MAX_TRIES
-from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import (
     ArchiveRefused,
     BoxAtFault,

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.config import PageConfig
+from opq_twisted.box.config.settings import PageConfig
 from opq_twisted.box.web import branding
 from opq_twisted.box.web.branding import DARK, LIGHT, Branding, make_style, read_branding
 from opq_twisted.http.stylesheet import SHARED_STYLE

@@ -4,7 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 from twisted.web.test.requesthelper import DummyChannel
 
-from opq_twisted.box.config import AGENT, UpdaterConfig
+from opq_twisted.box.config.settings import AGENT, UpdaterConfig
 from opq_twisted.box.web.csrf import CsrfCheck
 
 #: The User-Agent of a browser.

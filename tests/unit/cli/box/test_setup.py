@@ -8,7 +8,7 @@ from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.config import read_config
+from opq_twisted.box.config.reader import read_config
 from opq_twisted.cli.box.main import main
 from opq_twisted.cli.box.setup import make_box_id
 from opq_twisted.common.errors import OpqError, SetupFailed

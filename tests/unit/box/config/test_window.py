@@ -5,7 +5,7 @@ from datetime import time
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.window import DailyWindow
+from opq_twisted.box.config.window import DailyWindow
 from tests.helpers.time_zones import EUROPE, at, move_to
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0

@@ -3,7 +3,7 @@
 import os
 from urllib.parse import urlsplit
 
-from opq_twisted.box.config import BoxConfig
+from opq_twisted.box.config.settings import BoxConfig
 
 #: In the sample configuration. Nobody can have this domain (RFC 2606, section 3).
 _SAMPLE_DOMAIN = "example.org"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.config import BoxConfig, UpdaterConfig
-from opq_twisted.box.config_warnings import find_warnings
+from opq_twisted.box.config.mistakes import find_warnings
+from opq_twisted.box.config.settings import BoxConfig, UpdaterConfig
 
 
 class WarningTests(SynchronousTestCase):

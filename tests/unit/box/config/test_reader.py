@@ -8,9 +8,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.config import read_config
+from opq_twisted.box.config.reader import read_config
+from opq_twisted.box.config.window import DailyWindow
 from opq_twisted.box.network.proxies import NONE, Proxy
-from opq_twisted.box.window import DailyWindow
 from opq_twisted.common.errors import ConfigInvalid
 from tests.helpers.project import PROJECT
 
