@@ -1,22 +1,18 @@
 """Gathers the facts about each rollout from the database, and judges it."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from sqlalchemy import Connection
+from attrs import frozen
+from sqlalchemy import ColumnElement, Connection
 
 from opq_twisted.fleet.engine.assessment import Assessment, PreviousRelease
-from opq_twisted.fleet.engine.control_group import Controls
+from opq_twisted.fleet.engine.control_group import ControlGroup, Controls
 from opq_twisted.fleet.engine.controls import read_control_group
-from opq_twisted.fleet.engine.counted import (
-    Counts,
-    counts_in,
-    read_results,
-    sum_up,
-)
+from opq_twisted.fleet.engine.counted import counts_in, read_results, sum_up
 from opq_twisted.fleet.engine.decision import Circumstances, decide
 from opq_twisted.fleet.engine.drawn import count_drawn
 from opq_twisted.fleet.engine.evidence import Evidence
-from opq_twisted.fleet.engine.hearing import read_hearing
+from opq_twisted.fleet.engine.hearing import Hearing, read_hearing
 from opq_twisted.fleet.engine.previous_release import PreviousReleases
 from opq_twisted.fleet.engine.sequential_test import SequentialTest
 from opq_twisted.fleet.engine.timing import Timing
@@ -71,42 +67,17 @@ def _judge(
     hearing = read_hearing(connection, each.channel, now, timing)
     counts = counts_in(each, now, timing.key_age)
     shown = judged = read_results(connection, each, counts, hearing.silent_before)
-    resumed_at = each.acknowledged_at
-    if resumed_at is not None:
+    if each.acknowledged_at is not None:
         judged = read_results(
-            connection, each, counts, hearing.silent_before, received_after=resumed_at
+            connection, each, counts, hearing.silent_before, received_after=each.acknowledged_at
         )
-    moments = (found.last_seen for found in judged if found.last_seen is not None)
-    group = read_control_group(
-        connection,
-        each,
-        counts,
-        min(hearing.silent_before, hearing.moment, *moments),
-        hearing.broken_before,
-        timing,
-    )
-    controls = group.since(hearing.moment)
-    is_silent = hearing.is_fleet_silent(controls)
-
-    def is_clear(last_seen: float) -> bool:
-        then = group.since(last_seen)
-        is_judged = hearing.is_settled and not is_silent
-        return is_judged and then.can_tell and not then.explain_silence
-
+    silence = _read_silence_check(connection, each, counts, hearing, judged)
     before = previous_releases.read(connection, each, now, hearing.silent_before)
-    found = sum_up(judged, is_clear)
-    silent = _moments_of_silence(judged, is_clear)
-    too_early = 0
-    if found.bad:
-        last = max(silent, default=0.0)
-        too_early = count_too_early(connection, each, counts, last, resumed_at)
-    drawn = count_drawn(connection, each, counts)
-    test = _test(before, [group.since(moment) for moment in silent])
-    evidence = _evidence(found, too_early, drawn, test)
+    evidence = _gather_evidence(connection, each, counts, judged, silence, before)
     circumstances = Circumstances(
         baked=hearing.server.between(each.since, now),
         is_settled=hearing.is_settled,
-        is_fleet_silent=is_silent,
+        is_fleet_silent=silence.is_fleet_silent,
         metadata_problem=metadata_problem,
         is_in_hours=hours.include(now),
     )
@@ -118,31 +89,75 @@ def _judge(
         decision=None if each.is_held else decide(each, evidence, circumstances, timing),
         next_bp=_next_bp(connection, each),
         before=before,
-        controls=controls,
+        controls=silence.controls,
         results=shown,
     )
 
 
-def _moments_of_silence(
-    results: Iterable[Result], is_clear: Callable[[float], bool]
-) -> Sequence[float]:
-    """Return the times when the silent boxes were last heard, for each box that counts."""
-    silent = (each.last_seen for each in results if each.counts and each.last_seen is not None)
-    return [last_seen for last_seen in silent if is_clear(last_seen)]
+@frozen(kw_only=True)
+class _SilenceCheck:
+    """Decides, by the boxes that installed nothing, whether the release has silenced a box."""
+
+    group: ControlGroup
+    #: The controls now.
+    controls: Controls
+    is_settled: bool
+    is_fleet_silent: bool
+
+    def is_clear(self, last_seen: float) -> bool:
+        """Whether the release has silenced a box that was last heard at this time."""
+        then = self.group.since(last_seen)
+        is_judged = self.is_settled and not self.is_fleet_silent
+        return is_judged and then.can_tell and not then.explain_silence
 
 
-def _evidence(
-    counts: Counts, too_early: int, drawn: tuple[int, int], test: SequentialTest
+def _read_silence_check(
+    connection: Connection,
+    each: Rollout,
+    counts: ColumnElement[bool],
+    hearing: Hearing,
+    results: Iterable[Result],
+) -> _SilenceCheck:
+    moments = (found.last_seen for found in results if found.last_seen is not None)
+    since = min(hearing.silent_before, hearing.moment, *moments)
+    group = read_control_group(
+        connection, each, counts, since, hearing.broken_before, hearing.timing
+    )
+    controls = group.since(hearing.moment)
+    return _SilenceCheck(
+        group=group,
+        controls=controls,
+        is_settled=hearing.is_settled,
+        is_fleet_silent=hearing.is_fleet_silent(controls),
+    )
+
+
+def _gather_evidence(
+    connection: Connection,
+    each: Rollout,
+    counts: ColumnElement[bool],
+    results: Sequence[Result],
+    silence: _SilenceCheck,
+    before: PreviousRelease | None,
 ) -> Evidence:
+    """:param results: the boxes by their results, without attempts that do not count any more."""
+    found = sum_up(results, silence.is_clear)
+    heard = (result.last_seen for result in results if result.counts)
+    silent = [last for last in heard if last is not None and silence.is_clear(last)]
+    too_early = 0
+    if found.bad:
+        last_silent = max(silent, default=0.0)
+        too_early = count_too_early(connection, each, counts, last_silent, each.acknowledged_at)
+    drawn, ended = count_drawn(connection, each, counts)
     return Evidence(
-        well=counts.well,
-        bad_by_reason=counts.bad_by_reason,
-        under_way=counts.under_way,
-        unclear=counts.unclear,
+        well=found.well,
+        bad_by_reason=found.bad_by_reason,
+        under_way=found.under_way,
+        unclear=found.unclear,
         too_early=too_early,
-        drawn=drawn[0],
-        ended=drawn[1],
-        test=test,
+        drawn=drawn,
+        ended=ended,
+        test=_test(before, [silence.group.since(moment) for moment in silent]),
     )
 
 
