@@ -1,18 +1,18 @@
-"""Counts the boxes whose results matter for a rollout, each once, by its worst attempt."""
+"""Counts the boxes of a rollout: their results, those whose turn it is, and the late ones."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from attrs import frozen
-from sqlalchemy import ColumnElement, Connection, and_, or_
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
-from opq_twisted.fleet.queries.outcomes import SILENT, UNDER_WAY, Result, count_results
+from opq_twisted.fleet.queries.outcomes import SILENT, UNDER_WAY, Result, count_results, has_failed
 from opq_twisted.fleet.queries.silence import Silence
 from opq_twisted.fleet.rollouts.rollout import Rollout
-from opq_twisted.fleet.store.schema import box
-from opq_twisted.fleet.store.states import BoxState
+from opq_twisted.fleet.store.schema import attempt, box
+from opq_twisted.fleet.store.states import COUNTED, TRIED, BoxState
 from opq_twisted.fleet.store.unindexed import unindexed
-from opq_twisted.report.codes import Outcome
+from opq_twisted.report.codes import Outcome, Waiting
 
 
 @frozen(kw_only=True)
@@ -90,6 +90,75 @@ def sum_up(results: Iterable[Result], is_clear: Callable[[float], bool]) -> Coun
     return Counts(
         well=well, bad_by_reason=dict(bad), under_way=under_way + unclear, unclear=unclear
     )
+
+
+def count_drawn(
+    connection: Connection, each: Rollout, counts: ColumnElement[bool]
+) -> tuple[int, int]:
+    """
+    Return two numbers: the boxes whose turn has come, and those of them that have ended an attempt.
+
+    A box counts if it was seen in this step, and has an attempt to install the release or would
+    begin one by itself: it installs automatically, and does not wait for its turn. Boxes with a
+    newer release are left out.
+
+    :param counts: the condition for the keys that count.
+    """
+    # A box whose attempt was successful runs the release: its attempts need not be read.
+    tried = select(attempt.c.box).where(attempt.c.release == each.release)
+    failed = box.c.id.in_(tried.where(has_failed()))
+    under_way = box.c.id.in_(tried.where(attempt.c.outcome.is_(None)))
+    runs = box.c.release == each.release
+    would_try = and_(
+        box.c.install == "automatic",
+        or_(box.c.waiting.is_(None), box.c.waiting.not_in((Waiting.TURN, Waiting.HELD))),
+    )
+    query = select(func.count(), func.sum(case((or_(runs, failed), 1), else_=0))).where(
+        counts,
+        box.c.state.in_(COUNTED),
+        box.c.last_seen >= each.since,
+        or_(box.c.release.is_(None), box.c.release <= each.release),
+        or_(runs, would_try, failed, under_way),
+    )
+    drawn, through = connection.execute(query).one()
+    return drawn, int(through or 0)
+
+
+def count_too_early(
+    connection: Connection,
+    each: Rollout,
+    counts: ColumnElement[bool],
+    last_silent: float,
+    received_after: float | None,
+) -> int:
+    """
+    Count the boxes under way that began after the last one of the bad boxes.
+
+    :param counts: the condition for the keys that count.
+    :param last_silent: the latest time when one of the silent boxes was last heard.
+    :param received_after: as in `queries.outcomes.count_results`.
+    """
+    tried = attempt.c.release == each.release
+    if received_after is not None:
+        tried = and_(tried, attempt.c.received > received_after)
+    count = and_(counts, box.c.state.in_(TRIED))
+    failed = and_(tried, has_failed())
+    joined = attempt.join(box, box.c.id == attempt.c.box)
+    last = connection.scalar(
+        select(func.max(attempt.c.received)).select_from(joined).where(failed, count)
+    )
+    later = select(func.count(attempt.c.box.distinct())).select_from(joined)
+    found = connection.scalar(
+        later.where(
+            tried,
+            attempt.c.outcome.is_(None),
+            attempt.c.received > max(last_silent, last or 0.0),
+            # A box that has failed before, and tries again, is in the test already.
+            box.c.id.not_in(select(attempt.c.box).where(failed)),
+            count,
+        )
+    )
+    return found or 0
 
 
 def _word(each: Result) -> str:

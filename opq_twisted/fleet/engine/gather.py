@@ -8,15 +8,19 @@ from sqlalchemy import ColumnElement, Connection
 from opq_twisted.fleet.engine.assessment import Assessment, PreviousRelease
 from opq_twisted.fleet.engine.control_group import ControlGroup, Controls
 from opq_twisted.fleet.engine.controls import read_control_group
-from opq_twisted.fleet.engine.counted import counts_in, read_results, sum_up
+from opq_twisted.fleet.engine.counted import (
+    count_drawn,
+    count_too_early,
+    counts_in,
+    read_results,
+    sum_up,
+)
 from opq_twisted.fleet.engine.decision import Circumstances, decide
-from opq_twisted.fleet.engine.drawn import count_drawn
 from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.hearing import Hearing, read_hearing
 from opq_twisted.fleet.engine.previous_release import PreviousReleases
 from opq_twisted.fleet.engine.sequential_test import SequentialTest
 from opq_twisted.fleet.engine.timing import Timing
-from opq_twisted.fleet.engine.too_early import count_too_early
 from opq_twisted.fleet.queries.outcomes import Result
 from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.rollouts.steps import first_step, next_step
