@@ -6,8 +6,7 @@ from attrs import frozen
 from sqlalchemy import ColumnElement, Connection
 
 from opq_twisted.fleet.engine.assessment import Assessment, PreviousRelease
-from opq_twisted.fleet.engine.control_group import ControlGroup, Controls
-from opq_twisted.fleet.engine.controls import read_control_group
+from opq_twisted.fleet.engine.control_group import ControlGroup, Controls, read_control_group
 from opq_twisted.fleet.engine.counted import (
     count_drawn,
     count_too_early,

@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from attrs import frozen
 from sqlalchemy import Connection
 
-from opq_twisted.fleet.engine.control_group import Controls
-from opq_twisted.fleet.engine.controls import is_fleet_silent
+from opq_twisted.fleet.engine.control_group import Controls, is_fleet_silent
 from opq_twisted.fleet.engine.outages import find_fleet_outage, read_uptime
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.engine.uptime import Uptime
