@@ -17,7 +17,7 @@ from opq_twisted.report.codes import Outcome, Waiting
 
 @frozen(kw_only=True)
 class Counts:
-    """The numbers of boxes whose results matter for a rollout."""
+    """The boxes whose results matter for a rollout, each once, by its worst attempt."""
 
     well: int
     bad_by_reason: Mapping[str, int]

@@ -7,12 +7,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from opq_twisted.common.heartbeat import Heartbeat
+from opq_twisted.fleet.engine.alerts import tell_new_keys, tell_silence
 from opq_twisted.fleet.engine.assessment import Assessment
 from opq_twisted.fleet.engine.executor import Executor
 from opq_twisted.fleet.engine.lease import Lease
-from opq_twisted.fleet.engine.new_keys import tell_new_keys
 from opq_twisted.fleet.engine.outages import note_server_outage
-from opq_twisted.fleet.engine.silent_fleet import tell_silence
 from opq_twisted.fleet.engine.timing import Timing
 from opq_twisted.fleet.rollouts.clock import bring_back
 from opq_twisted.fleet.settings import Rollouts

@@ -1,13 +1,20 @@
-"""Tells that the boxes of a channel have fallen silent together, and when they are heard again."""
+"""Tells operators, once each, that a channel has fallen silent, or that new keys have come in."""
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.engine.assessment import Assessment
 from opq_twisted.fleet.engine.executor import WHO
 from opq_twisted.fleet.engine.outages import note_fleet
 from opq_twisted.fleet.engine.timing import Timing
+from opq_twisted.fleet.store.schema import audit, box
+from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.fleet.webhook.outbox import Event, Notice, Notify
+
+_DAY = 86400.0
+
+#: The kind of the entries in the audit that are about new keys.
+_ENROLMENT = "enrolment"
 
 
 def tell_silence(
@@ -43,3 +50,32 @@ def tell_silence(
     record(connection, note, now, what=event.value, change=change, channel=channel)
     numbers = {"heard": controls.heard, "missing": controls.missing}
     notify(connection, now, Notice(event, f"{because} {change}", channel, numbers=numbers))
+
+
+def tell_new_keys(connection: Connection, notify: Notify, now: float) -> None:
+    """
+    Tell how many new keys there are, unless that was told within the last day.
+
+    :param now: seconds since the epoch.
+    """
+    last = connection.scalar(
+        # A clock that was ahead has written times that lie in the future.
+        select(func.max(audit.c.at)).where(
+            audit.c.what == _ENROLMENT, audit.c.at.between(now - _DAY, now + _DAY)
+        )
+    )
+    keys = 0 if last is not None else _count_new_keys(connection, now)
+    if not keys:
+        return
+    change = "A new key of a box has come in." if keys == 1 else f"{keys:,} new keys have come in."
+    because = "They came with reports, and nobody has admitted them: opq-fleet boxes lists them."
+    record(connection, AuditNote(who=WHO, because=because), now, what=_ENROLMENT, change=change)
+    told = Notice(Event.ENROLMENT, f"{change} {because}", numbers={"keys": keys})
+    notify(connection, now, told)
+
+
+def _count_new_keys(connection: Connection, now: float) -> int:
+    query = select(func.count()).where(
+        box.c.state == BoxState.KNOWN, box.c.first_seen.between(now - _DAY, now)
+    )
+    return connection.execute(query).scalar_one()
