@@ -13,7 +13,7 @@ from opq_twisted.fleet.engine.executor import Executor
 from opq_twisted.fleet.engine.lease import Lease
 from opq_twisted.fleet.engine.outages import note_server_outage
 from opq_twisted.fleet.engine.timing import Timing
-from opq_twisted.fleet.rollouts.clock import bring_back
+from opq_twisted.fleet.rollouts.rollout import bring_back_times
 from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.database import Database
 from opq_twisted.fleet.store.errors import StoreUnavailable
@@ -106,7 +106,7 @@ class Engine(Heartbeat):
             return False
         if passed > self._timing.gap:
             note_server_outage(connection, now - passed, now)
-        bring_back(connection, now)
+        bring_back_times(connection, now)
         return True
 
     def _carry_out(self, connection: Connection, found: Sequence[Assessment], now: float) -> bool:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from attrs import asdict, frozen
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, select, update
 
 from opq_twisted.fleet.store.schema import rollout
 from opq_twisted.fleet.store.states import RolloutState
@@ -74,6 +74,19 @@ def save(connection: Connection, changed: Rollout) -> None:
     """Write a rollout that is in the database already."""
     which = (rollout.c.channel == changed.channel) & (rollout.c.release == changed.release)
     connection.execute(rollout.update().where(which).values(_columns(changed)))
+
+
+def bring_back_times(connection: Connection, now: float) -> None:
+    """
+    Replace times that are still to come by the clock of the process that judges the rollouts.
+
+    Another server's clock may be some seconds ahead, or this one's was a year ahead: then a step
+    would last a year, and no attempt would count after a `resume`.
+
+    :param now: seconds since the epoch.
+    """
+    for column in (rollout.c.announced_at, rollout.c.since, rollout.c.acknowledged_at):
+        connection.execute(update(rollout).where(column > now).values({column: now}))
 
 
 def _of(row: Row[Any]) -> Rollout:
