@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.archive.extract.unpack import unpack
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.web.auth import read_password_hash
-from opq_twisted.cli.box import main as box
+from opq_twisted.cli.box import commands
 from opq_twisted.cli.box.agent_client import AgentClient
 from opq_twisted.cli.box.main import main
 from opq_twisted.common.errors import AgentAway
@@ -192,7 +192,7 @@ class AgentCase(SynchronousTestCase):
         self.agent = FakeAgent()
         self.addCleanup(self.agent.close)
         self.clock = FakeClock()
-        self.patch(box, "time", self.clock)
+        self.patch(commands, "time", self.clock)
         #: The text on standard error.
         self.warned = ""
 
