@@ -9,6 +9,7 @@ from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.clock_floor import ClockFloor
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
 from opq_twisted.box.state.versions import Installed
+from opq_twisted.common import files
 from opq_twisted.common.errors import UnsignedRefused, Untrusted
 from opq_twisted.trust.metadata_files import METADATA, max_size
 from opq_twisted.trust.offer import Offer, read_offer
@@ -96,7 +97,7 @@ class OfferLookup:
     def _read_root(self) -> bytes:
         path = self._config.trusted_root
         try:
-            with path.open("rb") as file:
+            with files.open_regular(path) as file:
                 root = file.read(_MAX_ROOT + 1)
         except OSError as error:
             raise Untrusted(

@@ -5,6 +5,7 @@ from pathlib import Path
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
 
+from opq_twisted.common import files
 from opq_twisted.common.errors import ConfigInvalid
 from opq_twisted.http.password import PasswordHash
 from opq_twisted.http.password_check import InThread, PasswordCheck, read_credentials
@@ -14,7 +15,7 @@ from opq_twisted.http.password_queue import ClientKey
 def read_password_hash(path: Path) -> PasswordHash:
     """Read the file of `opq-box password`; raises ConfigInvalid if it cannot be used."""
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             text = file.read(1024).decode("ascii", "replace").strip()
     except PermissionError as error:
         raise ConfigInvalid(

@@ -1,5 +1,6 @@
 """The release that a box is offered, with or without a trusted root."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ class NeverFallsBackTests(ReleasesCase):
         return sentence
 
     def test_unusable(self) -> None:
-        """A link to nothing or to itself, a folder, and too large a file are unusable roots."""
+        """A link to nothing or to itself, a folder, a FIFO, and too large a file are unusable."""
         for plant, words in (
             (
                 lambda: self.trusted_root.symlink_to("nowhere"),
@@ -219,6 +220,7 @@ class NeverFallsBackTests(ReleasesCase):
             ),
             (lambda: self.trusted_root.symlink_to(self.trusted_root), "cannot be read"),
             (lambda: self.trusted_root.write_bytes(bytes(512_001)), "too large"),
+            (lambda: os.mkfifo(self.trusted_root), "not a regular file"),
         ):
             plant()
             self.assertIn(words, self.assert_nothing_believed())

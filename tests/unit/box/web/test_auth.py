@@ -1,6 +1,7 @@
 """The password of the box's actions: its hash, and the check of requests."""
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ class HashTests(SynchronousTestCase):
                 )
         missing = self.assertRaises(ConfigInvalid, read_password_hash, Path(self.mktemp()))
         self.assertIn("No such file or directory", str(missing))
+        fifo = Path(self.mktemp())
+        os.mkfifo(fifo)
+        refused = self.assertRaises(ConfigInvalid, read_password_hash, fifo)
+        self.assertIn("not a regular file", str(refused))
 
 
 class BasicAuthTests(SynchronousTestCase):
