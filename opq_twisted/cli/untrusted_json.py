@@ -24,10 +24,7 @@ class Document:
     @classmethod
     def parse(cls, data: bytes) -> "Document":
         """Parse the object; raises ValueError if it is not JSON, or not an object."""
-        content = strict_json.parse(data)
-        if not isinstance(content, dict):
-            raise ValueError("it is not an object")
-        return cls(content)
+        return cls(strict_json.parse_object(data))
 
     def text(self, key: str) -> str:
         """Return a string as a single line, cut if it is too long; empty if it is missing."""

@@ -19,6 +19,18 @@ def parse(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """
+    Parse a JSON object; the caller limits its length.
+
+    :raises ValueError: if it is not JSON, as for `parse`, or not an object.
+    """
+    content = parse(text)
+    if not isinstance(content, dict):
+        raise ValueError("it is not an object")
+    return content
+
+
 def _refuse(constant: str) -> NoReturn:
     # RFC 8259, section 6.
     raise ValueError(f"{constant} is not JSON")

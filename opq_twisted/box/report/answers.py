@@ -105,7 +105,6 @@ def read_seq(body: bytes) -> int | None:
 
 def _read_object(body: bytes) -> dict[str, Any]:
     try:
-        content = strict_json.parse(body)
+        return strict_json.parse_object(body)
     except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}

@@ -48,12 +48,9 @@ class Fields:
         """
         body = request.content.read() if request.content else b""
         try:
-            content = strict_json.parse(body)
+            return cls(strict_json.parse_object(body))
         except ValueError:
-            raise RequestInvalid("The body is not JSON.") from None
-        if not isinstance(content, dict):
-            raise RequestInvalid("The body is not a JSON object.")
-        return cls(content)
+            raise RequestInvalid("The body is not a JSON object.") from None
 
     def number(self, name: str, most: int = strict_json.MAX_NUMBER) -> int | None:
         """Read a whole number from 0 to `most`."""

@@ -19,3 +19,10 @@ class ParseTests(SynchronousTestCase):
         for text in (b"", b"{", b'"\xff"', b"NaN", b"[-Infinity]", deep, long):
             with self.subTest(text=text[:20]):
                 self.assertRaises(ValueError, strict_json.parse, text)
+
+    def test_object(self) -> None:
+        """Another kind of value than an object is refused, too."""
+        self.assertEqual(strict_json.parse_object(b'{"a": 1}'), {"a": 1})
+        for text in (b"", b"[]", b"null", b'"a"', b"1"):
+            with self.subTest(text=text):
+                self.assertRaises(ValueError, strict_json.parse_object, text)
