@@ -90,11 +90,6 @@ class UnpackTestCase(UnpackCase):
         self.assertTrue(str(error).isprintable())
         self.assertEqual(os.listdir(self.place), [ARCHIVE])
 
-    def assertMembersRefused(self, reason: str, *members: bytes) -> None:
-        """An archive is refused that has these members after those of a good layout."""
-        write_archive(self.archive, stream(*layout(VERSION), *members))
-        self.assertRefused(reason)
-
 
 class LayoutTests(UnpackTestCase):
     """The result of unpacking a good archive."""

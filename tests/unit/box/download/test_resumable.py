@@ -22,7 +22,6 @@ SIGNED = Content(len(DATA), HASHES)
 LIMIT = 10**8
 TAG = 'ETag: "one"'
 LENGTH = f"Content-Length: {len(DATA)}"
-DIGEST = f"Repr-Digest: sha-256=:{base64.b64encode(hashlib.sha256(DATA).digest()).decode()}:"
 
 
 def rest(start: int, total: int | str = len(DATA)) -> list[str]:
