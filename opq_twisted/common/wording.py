@@ -55,11 +55,11 @@ def duration(seconds: float) -> str:
 
 def about(seconds: float) -> str:
     """Format a number of seconds roughly: `about 3 minutes`."""
-    count, unit = seconds, "second"
+    number, unit = seconds, "second"
     for length, name in ((60, "minute"), (3600, "hour")):
         if seconds >= 1.5 * length:
-            count, unit = seconds / length, name
-    return f"about {_count(max(1, round(count)), unit)}"
+            number, unit = seconds / length, name
+    return f"about {count(max(1, round(number)), unit)}"
 
 
 def age(seconds: float) -> str:
@@ -67,13 +67,23 @@ def age(seconds: float) -> str:
     if seconds < 0:
         return "in the future"
     for length, unit in _AGES:
-        if count := int(seconds // length):
-            return f"{_count(count, unit)} ago"
+        if number := int(seconds // length):
+            return f"{count(number, unit)} ago"
     return "just now"
 
 
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'' if number == 1 else 's'}"
+def count(number: int, one: str, many: str = "") -> str:
+    """
+    Format a number of things: `1 key`, `4,310 boxes`.
+
+    :param many: the noun for another number than 1; empty to append an s.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def boxes(number: int) -> str:
+    """Format a number of boxes: `1 box`, `4,310 boxes`."""
+    return count(number, "box", "boxes")
 
 
 def percent(bp: int) -> str:

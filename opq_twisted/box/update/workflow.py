@@ -13,6 +13,7 @@ from opq_twisted.box.state.records import EntryChanges, Stage
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.reporting import Reporter
+from opq_twisted.common import wording
 from opq_twisted.common.errors import (
     BoxAtFault,
     BoxUnfit,
@@ -122,10 +123,10 @@ class Workflow:
 
     async def _wait(self, delay: float) -> None:
         if delay > 0:
-            minutes = math.ceil(delay / 60)
+            minutes = wording.count(math.ceil(delay / 60), "minute")
             self._deps.board.publish(
-                message=f"The download begins within {minutes} minute{'s' * (minutes > 1)}, at a "
-                "random time, so that not all boxes ask at once."
+                message=f"The download begins within {minutes}, at a random time, so that not all "
+                "boxes ask at once."
             )
         await deferLater(self._deps.clock, delay)
 

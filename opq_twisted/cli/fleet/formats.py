@@ -15,14 +15,14 @@ def percent(bp: int | None) -> str:
     return "unknown" if bp is None else wording.percent(bp)
 
 
-def count(number: int | None, one: str, many: str | None = None) -> str:
-    """Format a number of things: `1 box`, `4,310 boxes`."""
-    return f"{number or 0:,} {one if number == 1 else many or one + 's'}"
+def count(number: int | None, one: str, many: str = "") -> str:
+    """Format a number of things; None counts as 0."""
+    return wording.count(number or 0, one, many)
 
 
 def boxes(number: int | None) -> str:
-    """Format a number of boxes."""
-    return count(number, "box", "boxes")
+    """Format a number of boxes; None counts as 0."""
+    return wording.boxes(number or 0)
 
 
 def name(box: Document) -> str:

@@ -4,6 +4,7 @@ from enum import Enum
 
 from attrs import frozen
 
+from opq_twisted.common import wording
 from opq_twisted.common.wording import percent
 from opq_twisted.fleet.engine.evidence import Evidence
 from opq_twisted.fleet.engine.timing import Timing
@@ -86,9 +87,8 @@ def describe(evidence: Evidence) -> str:
     """Return a sentence with the numbers of boxes."""
     if not evidence.boxes:
         return "No box that counts has begun to install it."
-    noun = "box" if evidence.boxes == 1 else "boxes"
     verb = "is" if evidence.bad == 1 or evidence.boxes == 1 else "are"
-    text = f"{evidence.bad:,} of {evidence.boxes:,} {noun} {verb} bad"
+    text = f"{evidence.bad:,} of {wording.boxes(evidence.boxes)} {verb} bad"
     if evidence.bad_by_reason:
         reasons = sorted(evidence.bad_by_reason.items(), key=lambda each: (-each[1], each[0]))
         text += f" ({', '.join(f'{reason} {boxes:,}' for reason, boxes in reasons)})"

@@ -7,6 +7,7 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
+from opq_twisted.common import wording
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.audit import AuditNote, record
 from opq_twisted.fleet.keys.admission import name_of
@@ -113,6 +114,5 @@ def _one(rows: Sequence[Any], name: str) -> Any:
 
 
 def _count(forgotten: Forgotten) -> str:
-    keys = "1 key" if forgotten.keys == 1 else f"{forgotten.keys} keys"
-    attempts = "1 attempt" if forgotten.attempts == 1 else f"{forgotten.attempts} attempts"
-    return f"{keys} and {attempts}"
+    keys, attempts = forgotten.keys, forgotten.attempts
+    return f"{wording.count(keys, 'key')} and {wording.count(attempts, 'attempt')}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from opq_twisted.common import wording
 from opq_twisted.common.wording import percent
 from opq_twisted.fleet.control.answers import Content, RequestInvalid
 from opq_twisted.fleet.control.changes import Change, Changes
@@ -76,8 +77,8 @@ def _describe_rollout(content: Content) -> str:
 
 def _describe_admission(content: Content) -> str:
     replaced = content["replaced"]
-    more = f" It replaces {_count(replaced, 'older key')}." if replaced else ""
-    return f"Admitted: {_count(content['admitted'], 'key')}.{more}"
+    more = f" It replaces {wording.count(replaced, 'older key')}." if replaced else ""
+    return f"Admitted: {wording.count(content['admitted'], 'key')}.{more}"
 
 
 def _describe_distrust(content: Content) -> str:
@@ -88,9 +89,8 @@ def _describe_distrust(content: Content) -> str:
 
 
 def _describe_removal(content: Content) -> str:
-    keys, attempts = _count(content["keys"], "key"), _count(content["attempts"], "attempt")
+    keys, attempts = (
+        wording.count(content["keys"], "key"),
+        wording.count(content["attempts"], "attempt"),
+    )
     return f"Deleted: {keys} and {attempts}."
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -79,6 +79,14 @@ class WordingTests(SynchronousTestCase):
         """Sizes in MiB are rounded up."""
         self.assertEqual([wording.mebibytes(each) for each in (1, 1 << 20)], ["1 MiB"] * 2)
 
+    def test_count(self) -> None:
+        """One thing has another noun than none or many, and thousands have a comma."""
+        self.assertEqual(wording.count(0, "key"), "0 keys")
+        self.assertEqual(wording.count(1, "key"), "1 key")
+        self.assertEqual(wording.count(1000, "bad box", "bad boxes"), "1,000 bad boxes")
+        self.assertEqual(wording.boxes(1), "1 box")
+        self.assertEqual(wording.boxes(4310), "4,310 boxes")
+
     def test_percent(self) -> None:
         """A share has as many digits as it needs."""
         shown = [wording.percent(bp) for bp in (0, 1, 25, 100, 550, 2000, 10_000)]

@@ -18,8 +18,8 @@ def number(count: int | None) -> str:
 
 
 def boxes(count: int | None) -> str:
-    """Format a number of boxes: `1 box`, `4,310 boxes`."""
-    return f"{number(count)} {'box' if count == 1 else 'boxes'}"
+    """Format a number of boxes; None counts as 0."""
+    return wording.boxes(count or 0)
 
 
 def percent(bp: int) -> str:
