@@ -14,11 +14,11 @@ from pathlib import Path
 from attrs import frozen
 
 from benchmarks import servers
-from benchmarks.agent_memory import box, daemon, update
+from benchmarks.agents import box, daemon, update
 from benchmarks.delta_peers import casync, is_here, zchunk, zsync
 from benchmarks.figures import report, report_ratio
 from benchmarks.relay import Link, relay
-from benchmarks.trees import change_some, insert, sample_system
+from benchmarks.trees import change_some, idle_script, insert, sample_system
 from build_update import PIP_LOCK, own_agent
 from opq_twisted.archive.build.components import AGENT, WHEELS
 from opq_twisted.archive.build.contents import Contents, find_file, find_script, gather
@@ -69,10 +69,7 @@ class Download:
 
 def build(place: Path, old: Contents, new: Contents) -> Pair:
     """Build two updates that install nothing."""
-    script = place / INSTALL_SCRIPT
-    script.write_text("#!/bin/sh\n")
-    script.chmod(0o755)
-    first: Contents = {INSTALL_SCRIPT: find_script(script)}
+    first: Contents = {INSTALL_SCRIPT: find_script(idle_script(place))}
     return Pair(pack(OLD, first | old, place), pack(NEW, first | new, place))
 
 

@@ -5,7 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.agent_memory import Daemon, box, daemon, post
+from benchmarks.agents import Daemon, box, daemon, post
 from tests.helpers.signed_metadata import with_one_release
 
 #: The aims: megabytes, and wakeups a second.

@@ -8,8 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.agent_memory import UPDATE, Daemon, box, daemon, make_update, post
+from benchmarks.agents import Daemon, box, daemon, post
 from benchmarks.figures import report
+from benchmarks.trees import UPDATE, make_update
 
 
 def kill_at(agent: Daemon, port: int, state: Path, size: int) -> tuple[int, int]:

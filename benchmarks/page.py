@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from benchmarks.agent_memory import Daemon, box, daemon, make_update
+from benchmarks.agents import Daemon, box, daemon
 from benchmarks.figures import report, report_ratio
 from benchmarks.servers import static_file
+from benchmarks.trees import make_update
 from tests.browser.chromium import browser
 
 PAGES = 50

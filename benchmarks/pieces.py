@@ -11,16 +11,12 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.figures import report, report_ratio
-from benchmarks.trees import make_tree
-from opq_twisted.archive.build.contents import File, find_script, gather
-from opq_twisted.archive.build.pack import pack
-from opq_twisted.archive.name import UpdateName
+from benchmarks.trees import make_tree, pack_tree
 from opq_twisted.archive.pieces import Index
 from opq_twisted.server.catalog.archive_cache import compute_from
 from opq_twisted.server.catalog.indexes import Indexes
 from opq_twisted.server.catalog.snapshot import Archive, Catalog
 
-UPDATE = UpdateName(1600000000)
 ROUNDS = 5
 
 
@@ -28,19 +24,12 @@ def make_archive(place: Path, megabytes: int) -> Archive:
     """Build an update, and repeat its bytes until the archive has about this size."""
     tree = place / "tree"
     make_tree(tree, min(megabytes, 100))
-    script = place / "install_update.sh"
-    script.write_text("#!/bin/sh\n")
-    script.chmod(0o755)
-    contents: dict[str, File | None] = {"install_update.sh": find_script(script)}
-    contents |= gather(tree, "firmware")
-    updates = place / "updates"
-    updates.mkdir()
-    path = pack(UPDATE, contents, updates)
+    path = pack_tree(place, tree)
     built = path.read_bytes()
     with path.open("ab") as file:
         for _ in range(1, round(megabytes * 1_000_000 / len(built))):
             file.write(built)
-    return offered(updates)
+    return offered(path.parent)
 
 
 def offered(updates: Path) -> Archive:

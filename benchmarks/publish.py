@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks.agent_memory import UPDATE, make_update
 from benchmarks.figures import report_ratio
+from benchmarks.trees import UPDATE, make_update
 
 ROUNDS = 5
 PROGRAM = str(Path(sys.executable).with_name("opq-release"))

@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from opq_twisted.archive.build.contents import Contents, File, find_file
+from opq_twisted.archive.build.contents import Contents, File, find_file, find_script, gather
+from opq_twisted.archive.build.pack import pack
+from opq_twisted.archive.name import INSTALL_SCRIPT, UpdateName
+
+#: The name of an archive that is alone.
+UPDATE = UpdateName(1600000000)
 
 _MEGABYTE = 1_000_000
 _WORDS = 4_000
@@ -97,3 +102,28 @@ def insert(data: bytes, file: File, place: int, target: Path) -> File:
     content = file.source.read_bytes()
     target.write_bytes(content[:place] + data + content[place:])
     return replace(find_file(target), is_executable=file.is_executable)
+
+
+def make_update(folder: Path, megabytes: int) -> Path:
+    """Make an archive of random bytes, with a script that does nothing."""
+    noise = folder / "noise"
+    noise.mkdir()
+    for number in range(megabytes):
+        (noise / str(number)).write_bytes(os.urandom(_MEGABYTE))
+    return pack_tree(folder, noise)
+
+
+def pack_tree(folder: Path, tree: Path) -> Path:
+    """Pack a tree into an archive in `folder/updates`, with a script that does nothing."""
+    updates = folder / "updates"
+    updates.mkdir()
+    contents = {INSTALL_SCRIPT: find_script(idle_script(folder))} | gather(tree, "firmware")
+    return pack(UPDATE, contents, updates)
+
+
+def idle_script(folder: Path) -> Path:
+    """Write an installation script that does nothing."""
+    script = folder / INSTALL_SCRIPT
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    return script

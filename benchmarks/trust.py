@@ -17,11 +17,12 @@ from tuf.ngclient import Updater
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from benchmarks.agent_memory import box, daemon, post
+from benchmarks.agents import box, daemon, post
 from benchmarks.figures import report, report_ratio
+from benchmarks.trees import idle_script
 from opq_twisted.archive.build.contents import Contents, find_script
 from opq_twisted.archive.build.pack import pack
-from opq_twisted.archive.name import UpdateName
+from opq_twisted.archive.name import INSTALL_SCRIPT, UpdateName
 from opq_twisted.box.network.http_agent import make_http_clients
 from opq_twisted.box.network.update_server import UpdateServerClient
 from opq_twisted.box.offers.tuf_lookup import SignedMetadata
@@ -45,9 +46,7 @@ def make_repository(folder: Path) -> Keys:
     """Sign an update."""
     keys = Keys(folder)
     keys.make()
-    script = folder / "install_update.sh"
-    script.write_text("#!/bin/sh\n")
-    contents: Contents = {"install_update.sh": find_script(script)}
+    contents: Contents = {INSTALL_SCRIPT: find_script(idle_script(folder))}
     keys.publish(pack(UPDATE, contents, keys.updates))
     return keys
 
