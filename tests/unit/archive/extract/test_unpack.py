@@ -270,8 +270,10 @@ class Lbzip2Tests(DecompressionTests):
         """After a refusal in the middle of an archive, no lbzip2 process is left."""
         members = [*layout(VERSION), file("../x"), file("zeros", bytes(8 * MIB))]
         write_archive(self.archive, stream(*members))
+        # Earlier tests of this process may have started others, such as those of a pool.
+        before = _children()
         self.assertRefused("'..'")
-        self.assertRaises(ChildProcessError, os.waitpid, -1, os.WNOHANG)
+        self.assertEqual(_children(), before)
 
     def test_failure_that_is_not_the_archive(self) -> None:
         """If lbzip2 is killed, the error does not blame the archive."""
