@@ -3,10 +3,12 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from build_update import NOT_FOR_BOXES
 from tests.helpers.project import PROJECT
 
 
@@ -48,6 +50,8 @@ class ContractTests(SynchronousTestCase):
             ("In the agent", "box/state/journal.py", "import opq_twisted.box.update.stages"),
             ("In the server", "server/catalog/watcher.py", "import opq_twisted.server.limits"),
             ("A box", "cli/box/adopt.py", "def f(): import opq_twisted.archive.build.pack"),
+            ("Only the server", "server/metrics.py", "import opq_twisted.fleet.audit"),
+            ("In the fleet", "fleet/store/room.py", "import opq_twisted.fleet.queries.silence"),
             ("No circle", "archive/name.py", "def f(): import opq_twisted.archive.member_rules"),
         ):
             copy = self.copy()
@@ -56,6 +60,14 @@ class ContractTests(SynchronousTestCase):
             status, said = lint_imports(copy)
             self.assertEqual(status, 1, said)
             self.assertRegex(said, rf"(?m)^{contract}.* BROKEN\b")
+
+    def test_left_out(self) -> None:
+        """What a box must not need is what the builder leaves out."""
+        text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+        contracts = tomllib.loads(text)["tool"]["importlinter"]["contracts"]
+        [box] = [each for each in contracts if each["id"] == "box"]
+        left_out = [f"opq_twisted/{path}".rstrip("/").replace("/", ".") for path in NOT_FOR_BOXES]
+        self.assertEqual(sorted(box["forbidden_modules"]), sorted(left_out))
 
     def test_new_package(self) -> None:
         """A package that no contract names is noticed."""
