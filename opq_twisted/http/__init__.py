@@ -1,1 +1,1 @@
-"""The parts that both HTTP servers share: bounded connections, endpoints, and plain replies."""
+"""The parts that several HTTP servers and clients share: connections, requests and replies."""

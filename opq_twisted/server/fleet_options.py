@@ -10,7 +10,7 @@ from twisted.internet import reactor
 
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.http.connection_limits import ConnectionLimits
-from opq_twisted.http.host_name import is_host_name
+from opq_twisted.http.guards.host_name import is_host_name
 from opq_twisted.server.web.long_poll import LongPollers
 from opq_twisted.server.web_url import is_web_url
 

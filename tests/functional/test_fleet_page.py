@@ -12,7 +12,7 @@ import pytest_twisted
 from attrs import define, field
 
 from opq_twisted.fleet.web.operators import Operator, Role, TokenHash
-from opq_twisted.http.password import PasswordHash
+from opq_twisted.http.guards.password import PasswordHash
 from tests.functional.conftest import StartDaemon
 from tests.functional.fleet import OPQ_FLEET, short_folder
 from tests.functional.nginx import free_port, replaced

@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.fleet.reports.rate_limit import BURST
-from opq_twisted.http.password import PasswordHash
+from opq_twisted.http.guards.password import PasswordHash
 from opq_twisted.report.document import MAX_SIZE
 from opq_twisted.report.signature import sign as sign_report
 from tests.functional import box as boxes

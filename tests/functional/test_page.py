@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from opq_twisted.archive.name import UpdateName
-from opq_twisted.http.password import PasswordHash
+from opq_twisted.http.guards.password import PasswordHash
 from tests.browser import chromium, gallery
 from tests.functional.box import INSTALL, Answer, Box, Gate, RawServer, Spawn, archive, http
 from tests.functional.conftest import StartBox

@@ -10,7 +10,7 @@ from attrs.validators import optional
 from opq_twisted.box.config.window import DailyWindow
 from opq_twisted.box.network.proxies import Proxy
 from opq_twisted.box.network.urls import read_url
-from opq_twisted.http.host_name import is_host_name
+from opq_twisted.http.guards.host_name import is_host_name
 from opq_twisted.trust.offer import STABLE, is_channel
 
 #: The first product in the User-Agent of a box's agent. It is not allowed in `programs`, because a

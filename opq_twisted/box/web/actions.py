@@ -28,8 +28,8 @@ from opq_twisted.box.web.auth import BasicAuth
 from opq_twisted.box.web.csrf import CsrfCheck
 from opq_twisted.common.errors import InvalidName, OpqError, UpdateInProgress
 from opq_twisted.http.answer_later import answer_later
+from opq_twisted.http.guards.password_queue import TooManyAttempts
 from opq_twisted.http.negotiation import preferred
-from opq_twisted.http.password_queue import TooManyAttempts
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource

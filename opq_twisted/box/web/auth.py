@@ -7,9 +7,9 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.common import files
 from opq_twisted.common.errors import ConfigInvalid
-from opq_twisted.http.password import PasswordHash
-from opq_twisted.http.password_check import InThread, PasswordCheck, read_credentials
-from opq_twisted.http.password_queue import ClientKey
+from opq_twisted.http.guards.password import PasswordHash
+from opq_twisted.http.guards.password_check import InThread, PasswordCheck, read_credentials
+from opq_twisted.http.guards.password_queue import ClientKey
 
 
 def read_password_hash(path: Path) -> PasswordHash:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from twisted.web.server import Request
 
 from opq_twisted.box.config.settings import AGENT
-from opq_twisted.http.csrf import Forgery, find_forgery, headers, product, proves_origin
+from opq_twisted.http.guards.csrf import Forgery, find_forgery, headers, product, proves_origin
 
 #: The programs that may start an update by GET: curl, wget and the usual HTTP clients of Python;
 #: the older configuration daemon uses one of those. That of aiohttp begins with "Python/3.11".

@@ -22,7 +22,7 @@ from opq_twisted.box.web.events import Events
 from opq_twisted.box.web.log import InstallerLog
 from opq_twisted.box.web.page_html import older_texts, past_key, render
 from opq_twisted.box.web.view_model import view
-from opq_twisted.http.host_check import HostCheck
+from opq_twisted.http.guards.host_check import HostCheck
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource

@@ -135,7 +135,7 @@ def adopt(options: argparse.Namespace) -> None:
 
 def password(options: argparse.Namespace) -> None:
     """Set the password that the box requires for its actions."""
-    from opq_twisted.http.password import PasswordHash
+    from opq_twisted.http.guards.password import PasswordHash
 
     hashed = PasswordHash.of(password_prompt.read_new())
     files.write(options.file, f"{hashed}\n".encode(), 0o600)

@@ -22,7 +22,7 @@ from opq_twisted.fleet.web.operators import (
     with_operator,
     without,
 )
-from opq_twisted.http.password import MAX_PASSWORD, PasswordHash
+from opq_twisted.http.guards.password import MAX_PASSWORD, PasswordHash
 
 #: The shortest password, and the one that is not called short (NIST SP 800-63B-4, section 3.1.1.2:
 #: at least 15 if the password is the only protection).

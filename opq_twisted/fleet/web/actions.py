@@ -17,7 +17,7 @@ from opq_twisted.fleet.web.pages import Sources
 from opq_twisted.fleet.web.resource import Guard, PageResource
 from opq_twisted.fleet.web.views import render
 from opq_twisted.fleet.web.views.viewer import Viewer
-from opq_twisted.http.csrf import Forgery, find_forgery
+from opq_twisted.http.guards.csrf import Forgery, find_forgery
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 

@@ -9,8 +9,8 @@ from twisted.logger import Logger
 from opq_twisted.common.log import RepeatedLine
 from opq_twisted.fleet.web.operators import Operator, TokenHash
 from opq_twisted.fleet.web.operators_file import OperatorsFile
-from opq_twisted.http.password import PasswordHash
-from opq_twisted.http.password_check import (
+from opq_twisted.http.guards.password import PasswordHash
+from opq_twisted.http.guards.password_check import (
     Credentials,
     InThread,
     PasswordCheck,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from attrs import frozen
 
 from opq_twisted.common.errors import OpqError
-from opq_twisted.http.password import PasswordHash
+from opq_twisted.http.guards.password import PasswordHash
 
 #: Bytes of the file.
 MAX_FILE = 256 * 1024

@@ -15,7 +15,7 @@ from opq_twisted.fleet.web.operators import Operator, Role
 from opq_twisted.fleet.web.views import render
 from opq_twisted.fleet.web.views.viewer import Viewer
 from opq_twisted.http.answer_later import answer_later
-from opq_twisted.http.password_queue import TooManyAttempts
+from opq_twisted.http.guards.password_queue import TooManyAttempts
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource

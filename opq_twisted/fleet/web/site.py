@@ -31,7 +31,7 @@ from opq_twisted.fleet.web.resource import Guard, PageResource
 from opq_twisted.fleet.web.views.assets import ASSETS, Asset
 from opq_twisted.http.client_network import find_network
 from opq_twisted.http.event_streams import EventStreams
-from opq_twisted.http.host_check import HostCheck
+from opq_twisted.http.guards.host_check import HostCheck
 from opq_twisted.http.listener import Listener
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest

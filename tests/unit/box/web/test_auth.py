@@ -11,9 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.web.auth import BasicAuth, read_password_hash
 from opq_twisted.common.errors import ConfigInvalid
-from opq_twisted.http import password
-from opq_twisted.http.password import PasswordHash
-from opq_twisted.http.password_queue import TooManyAttempts
+from opq_twisted.http.guards import password
+from opq_twisted.http.guards.password import PasswordHash
+from opq_twisted.http.guards.password_queue import TooManyAttempts
 from tests.helpers.box_fakes import NEW
 from tests.unit.box.web.test_resources import ACTIONS, CURL, WebCase
 

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.cli.fleet.main import main
 from opq_twisted.fleet.web.operators import Role, TokenHash, parse
-from opq_twisted.http import password
-from opq_twisted.http.password import PasswordHash
+from opq_twisted.http.guards import password
+from opq_twisted.http.guards.password import PasswordHash
 from tests.helpers.terminal import run_main
 
 PASSWORD = "correct hörse battery"

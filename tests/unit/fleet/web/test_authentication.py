@@ -11,9 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.fleet.web.authentication import Authentication
 from opq_twisted.fleet.web.operators import Operator, Role, TokenHash
 from opq_twisted.fleet.web.operators_file import OperatorsFile
-from opq_twisted.http import password
-from opq_twisted.http.password import PasswordHash
-from opq_twisted.http.password_queue import TooManyAttempts
+from opq_twisted.http.guards import password
+from opq_twisted.http.guards.password import PasswordHash
+from opq_twisted.http.guards.password_queue import TooManyAttempts
 
 
 def basic(user: str, secret: str) -> bytes:

@@ -11,7 +11,7 @@ from opq_twisted.fleet.web.operators import (
     with_operator,
     without,
 )
-from opq_twisted.http.password import PasswordHash
+from opq_twisted.http.guards.password import PasswordHash
 
 ANNA = Operator("anna", Role.OPERATOR, PasswordHash.of_nobody())
 GRAFANA = Operator("grafana", Role.VIEWER, TokenHash.of("secret"))

@@ -3,7 +3,7 @@
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.http.password_queue import PasswordCheckQueue, TooManyAttempts
+from opq_twisted.http.guards.password_queue import PasswordCheckQueue, TooManyAttempts
 
 
 class PasswordCheckQueueTests(SynchronousTestCase):

@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.http.password import PasswordHash
+from opq_twisted.http.guards.password import PasswordHash
 
 _REST = f"${'A' * 22}${'A' * 43}"
 

@@ -12,8 +12,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from opq_twisted.http.password import MAX_PASSWORD, PasswordHash
-from opq_twisted.http.password_queue import ClientKey, PasswordCheckQueue
+from opq_twisted.http.guards.password import MAX_PASSWORD, PasswordHash
+from opq_twisted.http.guards.password_queue import ClientKey, PasswordCheckQueue
 
 #: Seconds from a wrong password to the next check.
 _FAILURE_DELAY = 1.0

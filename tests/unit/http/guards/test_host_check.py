@@ -5,8 +5,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.http import host_check
-from opq_twisted.http.host_check import HostCheck
+from opq_twisted.http.guards import host_check
+from opq_twisted.http.guards.host_check import HostCheck
 from tests.unit.box.web.test_csrf import request
 
 

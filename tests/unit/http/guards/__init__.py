@@ -1,0 +1,1 @@
+"""Tests of `opq_twisted.http.guards`."""
