@@ -29,7 +29,8 @@ from opq_twisted.box.report.exchange import Exchange
 from opq_twisted.box.report.identity import FILE, load_identity
 from opq_twisted.box.report.record import ReportRecord
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Attempt, Stage
+from opq_twisted.box.state.records import Attempt
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.versions import Installed
 
 #: An agent looks for something to report after each check: one an hour.

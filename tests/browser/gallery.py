@@ -10,7 +10,8 @@ from twisted.internet import reactor
 
 from opq_twisted.box.config.settings import PageConfig
 from opq_twisted.box.report.record import ReportRecord, SentReport
-from opq_twisted.box.state.records import Attempt, Stage
+from opq_twisted.box.state.records import Attempt
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.web.branding import read_branding
 from opq_twisted.box.web.csrf import CsrfCheck

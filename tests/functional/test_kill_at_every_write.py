@@ -33,7 +33,8 @@ from opq_twisted.archive.delta import Delta, Fetch, compare
 from opq_twisted.archive.name import TOP_FOLDER, UpdateName
 from opq_twisted.box.download.archive_store import LAST_GOOD, ArchiveStore
 from opq_twisted.box.download.part_file import MAX_UNSYNCED
-from opq_twisted.box.state.records import Entry, Stage
+from opq_twisted.box.state.records import Entry
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import InvalidName
 from tests.functional.box import Box, Spawn
 from tests.functional.downloads import index_of

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from opq_twisted.box.state.records import Stage
-from opq_twisted.box.update.stages import RESUMPTIONS, TRANSITIONS
+from opq_twisted.box.state.stages import RESUMPTIONS, TRANSITIONS, Stage
 from tests.helpers.project import PROJECT
 
 PAGE = PROJECT / "docs" / "architecture.md"

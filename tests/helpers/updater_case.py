@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Entry, Stage
+from opq_twisted.box.state.records import Entry
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import NoRoom, RebootFailed
 from opq_twisted.trust.offer import Offer
 from tests.helpers.box_fakes import NEW, OLD, Begun, Bench

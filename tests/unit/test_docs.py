@@ -14,7 +14,7 @@ import yaml
 from attrs import fields
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import Status
 from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.report.codes import RELEASE_AT_FAULT, Reason, Waiting

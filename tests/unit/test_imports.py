@@ -47,7 +47,7 @@ class ContractTests(SynchronousTestCase):
             ),
             ("Programs", "common/files.py", "import opq_twisted.trust.offer"),
             ("Programs", "trust/offer.py", "import opq_twisted.signing.repository"),
-            ("In the agent", "box/state/journal.py", "import opq_twisted.box.update.stages"),
+            ("In the agent", "box/state/journal.py", "import opq_twisted.box.update.probation"),
             ("In the server", "server/catalog/watcher.py", "import opq_twisted.server.limits"),
             ("A box", "cli/box/adopt.py", "def f(): import opq_twisted.archive.build.pack"),
             ("Only the server", "server/metrics.py", "import opq_twisted.fleet.audit"),

@@ -17,9 +17,9 @@ from opq_twisted.box.state.records import (
     Entry,
     EntryChanges,
     Postponement,
-    Stage,
     new_uuid,
 )
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common import files
 from opq_twisted.common.errors import MACHINE_BUSY, CannotStart
 

@@ -1,115 +1,16 @@
 """
-The records that the box keeps: stages, attempts, and the journal's entry.
+The records that the box keeps: attempts, blocked releases, and the journal's entry.
 
 The names of their attributes are keys on disk and on the wire, and stay as they are.
 """
 
 import secrets
-from enum import Enum, StrEnum, auto
 from typing import TypedDict
 
 from attrs import Factory, frozen
 
 from opq_twisted.archive.release import Release
-
-
-class _Is(Enum):
-    """Facts about a stage."""
-
-    #: No update is under way.
-    AT_REST = auto()
-    #: The release that is under way may be the live one.
-    LIVE = auto()
-    #: An installer may run.
-    INSTALLING = auto()
-    #: The box may reboot.
-    REBOOTING = auto()
-
-
-class Stage(StrEnum):
-    """
-    The stages of an update, and everything that updater, page and command line know about each.
-
-    The columns are the value, which is used on disk and on the wire, the label in the page's row of
-    steps, the page's headline, the message, and the facts. `box.update.stages` says which stage may
-    follow which.
-    """
-
-    IDLE = ("idle", "", "", "", _Is.AT_REST)
-    CHECKING = (
-        "checking",
-        "Check",
-        "Looking for an update",
-        "Asking the update server for the newest release.",
-    )
-    DOWNLOADING = ("downloading", "Download", "", "Downloading the new release.")
-    VERIFYING = ("verifying", "Verify", "", "Checking that the download is whole.")
-    UNPACKING = ("unpacking", "Unpack", "", "Unpacking the new release.")
-    INSTALLING = (
-        "installing",
-        "Install",
-        "",
-        "Installing the new release; this can take some minutes.",
-        _Is.LIVE,
-        _Is.INSTALLING,
-    )
-    REBOOTING = (
-        "rebooting",
-        "Reboot",
-        "The box is rebooting",
-        "Rebooting. This page waits for the box.",
-        _Is.LIVE,
-        _Is.REBOOTING,
-    )
-    CONFIRMING = (
-        "confirming",
-        "Confirm",
-        "Trying the new release",
-        "Checking whether the new release runs and is healthy.",
-        _Is.LIVE,
-    )
-    # A rollback installs a release, too, and has the same label.
-    ROLLING_BACK = (
-        "returning",
-        "Install",
-        "Going back to the last good release",
-        "Installing the last good release again.",
-        _Is.LIVE,
-        _Is.INSTALLING,
-        _Is.REBOOTING,
-    )
-    FAILED = ("failed", "", "", "", _Is.AT_REST)
-
-    label: str
-    headline: str
-    message: str
-    at_rest: bool
-    may_be_live: bool
-    installs: bool
-    may_reboot: bool
-
-    def __new__(
-        cls, value: str, label: str = "", headline: str = "", message: str = "", *facts: _Is
-    ) -> "Stage":
-        """Make a member from a row of the table."""
-        stage = str.__new__(cls, value)
-        stage._value_ = value
-        stage.label, stage.message = label, message
-        stage.headline = headline or "Updating the box"
-        stage.at_rest = _Is.AT_REST in facts
-        stage.may_be_live = _Is.LIVE in facts
-        stage.installs = _Is.INSTALLING in facts
-        stage.may_reboot = _Is.REBOOTING in facts
-        return stage
-
-    @property
-    def step(self) -> int | None:
-        """The index of its label in `STEPS`; None for a stage without one."""
-        return STEPS.index(self.label) if self.label else None
-
-
-#: The labels in the page's row of steps, in their order.
-STEPS = tuple(dict.fromkeys(stage.label for stage in Stage if stage.label))
+from opq_twisted.box.state.stages import Stage
 
 
 def new_uuid() -> str:

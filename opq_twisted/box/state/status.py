@@ -7,7 +7,8 @@ from attrs import Factory, evolve, frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from opq_twisted.box.state.records import Attempt, Stage
+from opq_twisted.box.state.records import Attempt
+from opq_twisted.box.state.stages import Stage
 
 
 @frozen

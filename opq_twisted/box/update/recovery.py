@@ -10,7 +10,8 @@ from twisted.logger import Logger
 
 from opq_twisted.archive.release import Release
 from opq_twisted.box.install.preflight import BOX_AT_FAULT
-from opq_twisted.box.state.records import Attempt, Stage, new_uuid
+from opq_twisted.box.state.records import Attempt, new_uuid
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import Probation

@@ -5,7 +5,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import Attempt, EntryChanges, Stage, new_uuid
+from opq_twisted.box.state.records import Attempt, EntryChanges, new_uuid
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import MAX_UPTIME, Probation
 from opq_twisted.box.update.reporting import (

@@ -7,7 +7,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 
-from opq_twisted.box.state.records import Attempt, Blocked, Stage
+from opq_twisted.box.state.records import Attempt, Blocked
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.probation import COUNT_INTERVAL, Probation

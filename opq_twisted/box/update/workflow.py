@@ -9,7 +9,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import EntryChanges, Stage
+from opq_twisted.box.state.records import EntryChanges
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.update.checker import Checker
 from opq_twisted.box.update.dependencies import Dependencies
 from opq_twisted.box.update.reporting import Reporter

@@ -21,7 +21,7 @@ from twisted.web.http import (
 )
 
 from opq_twisted.archive.name import parse_version
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import StatusBoard
 from opq_twisted.box.update.updater import Updater
 from opq_twisted.box.web.auth import BasicAuth

@@ -2,7 +2,7 @@
 
 from attrs import frozen
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import Status
 
 #: Seconds that each stage takes, until an update has shown how long it takes on this box.

@@ -9,7 +9,8 @@ from string import Template
 from attrs import fields
 
 from opq_twisted.box.report.record import ReportRecord
-from opq_twisted.box.state.records import STEPS, Attempt
+from opq_twisted.box.state.records import Attempt
+from opq_twisted.box.state.stages import STEPS
 from opq_twisted.box.state.status import Status
 from opq_twisted.box.web.branding import Branding
 from opq_twisted.box.web.view_model import View, describe_left, view

@@ -5,7 +5,8 @@ from typing import Literal
 
 from attrs import frozen
 
-from opq_twisted.box.state.records import Attempt, Stage
+from opq_twisted.box.state.records import Attempt
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import Progress, Status
 from opq_twisted.box.web.estimate import estimate
 from opq_twisted.common import wording

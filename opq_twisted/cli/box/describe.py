@@ -1,6 +1,6 @@
 """Describes the state, the attempts and the reports of a box for people."""
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.cli.box.progress import is_at_rest
 from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common import wording

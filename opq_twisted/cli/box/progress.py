@@ -1,6 +1,6 @@
 """Shows the stages of an update on the terminal: a line each, and a bar for the download."""
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.cli.program import say
 from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common import wording

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from tests.helpers.project import PROJECT
 from tests.helpers.root_folder import AGENT, InstallCase, Result
 

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.release import Release
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from tests.helpers.archives import file, layout, make_archive, stream, write_archive
 from tests.helpers.rescued_box import (
     ASKED,

@@ -2,7 +2,7 @@
 
 from opq_twisted.archive.release import Release
 from opq_twisted.box.config.window import DailyWindow
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import InstallFailed
 from opq_twisted.trust.offer import Offer, Rollout
 from opq_twisted.trust.pace import ALL, HELD, UNKNOWN, Pace

@@ -20,7 +20,8 @@ from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.report.compose import Composer
 from opq_twisted.box.report.identity import load_identity
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Attempt, Blocked, Entry, Stage
+from opq_twisted.box.state.records import Attempt, Blocked, Entry
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.common.strict_json import MAX_NUMBER
 from opq_twisted.report.codes import Waiting

@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.release import Release
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Attempt, Blocked, Entry, EntryChanges, Stage
+from opq_twisted.box.state.records import Attempt, Blocked, Entry, EntryChanges
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common import files
 from opq_twisted.common.errors import CannotStart
 from tests.helpers.box_fakes import NEW, NEWER, OLD, logged

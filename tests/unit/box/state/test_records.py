@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.records import Attempt, Stage, Timing
+from opq_twisted.box.state.records import Attempt, Timing
+from opq_twisted.box.state.stages import Stage
 
 NOW = 1_700_000_000.0
 

@@ -4,7 +4,7 @@ from attrs import fields_dict
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import Status, StatusBoard, StatusChanges
 from tests.helpers.box_fakes import NEW, OLD
 

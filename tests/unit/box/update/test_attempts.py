@@ -3,7 +3,8 @@
 import errno
 import os
 
-from opq_twisted.box.state.records import Attempt, Stage
+from opq_twisted.box.state.records import Attempt
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import (
     ArchiveRefused,
     BoxAtFault,

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import (
     ClockBehind,
     OlderCopy,

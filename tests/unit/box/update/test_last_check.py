@@ -2,7 +2,7 @@
 
 from attrs import evolve
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import (
     ClockBehind,
     ServerFailed,

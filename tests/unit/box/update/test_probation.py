@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from opq_twisted.archive.release import Release
 from opq_twisted.box.state.journal import Journal
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import BoxUnfit, ClockBehind, ServerFailed, Untrusted
 from opq_twisted.trust.offer import Offer
 from tests.helpers.box_fakes import NEW, NEWER, OLD, StepOfferLookup, logged

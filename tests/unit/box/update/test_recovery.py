@@ -3,7 +3,7 @@
 import errno
 
 from opq_twisted.archive.release import Release
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.versions import Installed
 from opq_twisted.box.update.recovery import MAX_TRIES
 from opq_twisted.common.errors import (

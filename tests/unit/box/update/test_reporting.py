@@ -4,7 +4,7 @@ import errno
 import json
 import os
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import BoxAtFault, InstallFailed, ServerFailed
 from tests.helpers.box_fakes import NEW, logged
 from tests.helpers.updater_case import HealthyCase, UpdaterCase

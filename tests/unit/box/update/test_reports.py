@@ -1,6 +1,6 @@
 """What the updater lets the box report, and that no update depends on it."""
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import InstallFailed, ServerFailed
 from tests.helpers.box_fakes import NEW, OLD, Begun
 from tests.helpers.updater_case import HealthyCase, UpdaterCase

@@ -2,7 +2,7 @@
 
 import errno
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import BoxAtFault, BoxUnfit, InstallFailed, NotStarted, OpqError
 from tests.helpers.box_fakes import NEW, OLD
 from tests.helpers.failing_disk import unopenable

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.config.window import DailyWindow
 from opq_twisted.box.offers.long_poll import LongPoll
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.update.scheduler import Scheduler
 from opq_twisted.common.errors import (
     ClockBehind,

@@ -8,14 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.archive.release import Release
 from opq_twisted.box.config.window import DailyWindow
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import RESUMPTIONS, TRANSITIONS, Stage
 from opq_twisted.box.update import reporting
-from opq_twisted.box.update.stages import (
-    RESUMPTIONS,
-    TRANSITIONS,
-    TransitionError,
-    check_transition,
-)
+from opq_twisted.box.update.reporting import TransitionError, check_transition
 from opq_twisted.common.errors import (
     BoxAtFault,
     InstallFailed,

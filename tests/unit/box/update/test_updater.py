@@ -1,6 +1,6 @@
 """The updater starts, stops, and does one update at a time."""
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.common.errors import ServerFailed, UpdateInProgress
 from tests.helpers.box_fakes import NEW, OLD
 from tests.helpers.updater_case import STEPS, UpdaterCase

@@ -7,7 +7,8 @@ from attrs import evolve
 
 from opq_twisted.archive.release import Release
 from opq_twisted.box.config.window import DailyWindow
-from opq_twisted.box.state.records import Entry, Stage, Timing
+from opq_twisted.box.state.records import Entry, Timing
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.update.recovery import MAX_TRIES
 from opq_twisted.common.errors import (

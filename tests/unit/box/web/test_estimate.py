@@ -4,7 +4,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.records import Stage
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import Progress, Status
 from opq_twisted.box.web.estimate import Estimate, estimate
 from opq_twisted.box.web.view_model import describe_left

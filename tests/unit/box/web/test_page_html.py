@@ -8,7 +8,8 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.report.record import ReportRecord, SentReport
-from opq_twisted.box.state.records import Attempt, Stage
+from opq_twisted.box.state.records import Attempt
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import Status
 from opq_twisted.box.web.branding import Branding
 from opq_twisted.box.web.page_html import older_texts, render

@@ -14,7 +14,8 @@ from twisted.web.resource import IResource
 
 from opq_twisted.archive.release import Release
 from opq_twisted.box.report.record import ReportRecord, SentReport
-from opq_twisted.box.state.records import Attempt, Stage
+from opq_twisted.box.state.records import Attempt
+from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import Progress
 from opq_twisted.box.web.auth import BasicAuth
 from opq_twisted.box.web.branding import read_branding

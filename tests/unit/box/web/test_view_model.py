@@ -5,7 +5,8 @@ from typing import Any
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.box.state.records import STEPS, Attempt, Stage
+from opq_twisted.box.state.records import Attempt
+from opq_twisted.box.state.stages import STEPS, Stage
 from opq_twisted.box.state.status import Progress, Status
 from opq_twisted.box.web.view_model import View, view
 from tests.helpers.box_fakes import NEW, OLD
