@@ -62,6 +62,13 @@ class IndexesTests(SynchronousTestCase):
         self.assertEqual(Index.from_json(index), expected)
         self.assertEqual(len(expected.pieces), 4)
 
+    def test_compressed(self) -> None:
+        """A cached index takes less memory than its JSON, most of which are digests."""
+        make_pieces_archive(self.path, 1, random_parts(*range(50), size=1000))
+        index = self.index()
+        assert index is not None
+        self.assertLess(len(self.index_counting()), len(index) * 3 // 4)
+
     def test_one_piece(self) -> None:
         """An archive of one piece, as older ones are, has none."""
         make_archive(self.path, 1)
