@@ -17,7 +17,7 @@ from opq_twisted.common import files
 MAGIC = b"BZh91AY&SY"
 
 #: An archive with more pieces has no index. The builder makes half as many from 2 GiB
-#: of compressed files. It cuts only small components more finely.
+#: of compressed files. It cuts only very many small ones more finely.
 MAX_PIECES = 16_384
 
 #: Bytes of an index as JSON; `MAX_PIECES` pieces fit.

@@ -10,26 +10,30 @@ MAX_PIECE = 880_000
 #: Bytes from which on a member's body is cut by its content.
 LARGE = 440_000
 
-#: Bytes of a piece of smaller members. Longer pieces compress better, but a changed member changes
-#: its whole piece: these make an archive of Linux' sources 1.4 % larger than `tar cjf` does. In a
-#: narrower range, an added member would move the ends of many later pieces.
-_MEMBERS = range(370_000, 650_000)
-#: The same in a small component. Its short pieces make the archive at most some 80 kB larger.
-_FEW_MEMBERS = range(96_000, 160_000)
-#: Bytes that the smaller members of a small component have together.
-_SMALL_COMPONENT = 4_000_000
+#: Bytes of a piece of smaller members, with those that each member counts as more. In a narrower
+#: range, an added member would move the ends of many later pieces.
+_MEMBERS = range(500_000, MAX_PIECE)
+#: Bytes that each smaller member of an update counts as more than it has, by the greatest share of
+#: the archive that all of them make up. A changed member changes its whole piece, so that few
+#: members in a piece keep an update small; but shorter pieces compress worse. The last one makes an
+#: archive of Linux' sources 1.4 % larger than `tar cjf` does, and the other ones make no archive
+#: more than some 1 % larger than the last one would. There are few, because an update that needs
+#: another one than the update before shares no piece of smaller members with it.
+_MORE_PER_MEMBER = {0.15: 48_000, 0.27: 24_000, 0.5: 10_000, 1.0: 5_000}
+#: To how small a part bzip2 compresses sources, programs and kernel modules.
+_COMPRESSED = 1 / 5
 #: Bytes of a piece of a large body.
 _BODY = range(400_000, MAX_PIECE)
 #: The same where the body is dense, which means compressed already: these may be short.
 _DENSE_BODY = range(160_000, 512_000)
 
 #: Bytes from which on a dense member is a piece of its own.
-_DENSE_MEMBER = 128 << 10
+DENSE_MEMBER = 128 << 10
 #: The bytes at the beginning of data of which some decide whether it is dense: one of each step.
-_SAMPLE, _STEP = 128 << 10, 64
+SAMPLE, _STEP = 128 << 10, 64
 #: The most squares that the frequencies of a sample's bytes add up to, if these are evenly
 #: distributed; text and programs have three times as many.
-_EVENLY = 1.3 * ((_SAMPLE // _STEP) ** 2 / 256 + _SAMPLE // _STEP)
+_EVENLY = 1.3 * ((SAMPLE // _STEP) ** 2 / 256 + SAMPLE // _STEP)
 
 #: A search for a place to cut stops at these bytes only. They are rare in text, numbers, programs
 #: and compressed data, but exist there, so that it skips most bytes at the speed of C.
@@ -63,38 +67,36 @@ class Cutter:
     Takes the members of a tar stream one after the other, and yields its pieces.
 
     Small members are together in a piece, which ends before a member whose path is chosen by its
-    hash: so a changed member changes no other piece. Each component begins a new piece, and a small
-    component has short ones. A large body is cut at places that its content determines: so inserted
-    bytes move only the cuts beside them.
+    hash: so a changed member changes no other piece. Each component begins a new piece. A large
+    body is cut at places that its content determines: so inserted bytes move only the cuts beside
+    them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, more_per_member: int) -> None:
+        """:param more_per_member: as `choose_more_per_member` returns it."""
         #: The beginning of the next piece.
         self._piece = bytearray()
         #: Where members begin in it, each with the hash of the path.
         self._members: list[tuple[bytes, int]] = []
-        #: The lengths of pieces of smaller members, in the current component.
-        self._lengths = _MEMBERS
-
-    def begin_component(self, sizes: Iterable[int]) -> Iterator[bytes]:
-        """Begin a component with members of these sizes; it shares no piece with other ones."""
-        yield from self.end_piece()
-        smaller = sum(size for size in sizes if size < LARGE)
-        self._lengths = _FEW_MEMBERS if smaller <= _SMALL_COMPONENT else _MEMBERS
+        self._more_per_member = more_per_member
 
     def add(self, path: str, member: bytes) -> Iterator[bytes]:
         """Add a member with less than `LARGE` bytes: its header, its body and its padding."""
-        if len(member) >= _DENSE_MEMBER and _is_dense(member):
+        if len(member) >= DENSE_MEMBER and is_dense(member):
             yield from self.end_piece()
             yield member
             return
         if self._piece:
             self._members.append((sha256(path.encode()).digest(), len(self._piece)))
-        if len(self._piece) + len(member) > self._lengths.stop:
-            usual = [each for each in self._members if each[1] in self._lengths]
+        if self._count(len(self._piece) + len(member), len(self._members) + 1) > _MEMBERS.stop:
+            usual = [
+                each
+                for number, each in enumerate(self._members, 1)
+                if self._count(each[1], number) in _MEMBERS
+            ]
             if usual:
                 yield self._take(min(usual)[1])
-            elif len(self._piece) >= self._lengths.start:
+            elif self._count(len(self._piece), len(self._members)) >= _MEMBERS.start:
                 yield from self.end_piece()
         self._piece += member
 
@@ -115,6 +117,9 @@ class Cutter:
         if self._piece:
             yield self._take(len(self._piece))
 
+    def _count(self, size: int, members: int) -> int:
+        return size + members * self._more_per_member
+
     def _take(self, end: int) -> bytes:
         piece = bytes(self._piece[:end])
         del self._piece[:end]
@@ -124,7 +129,7 @@ class Cutter:
 
 def _find_end(body: bytearray) -> int | None:
     """Return where the first piece of a body ends; None if the rest of the body is one piece."""
-    lengths = _DENSE_BODY if _is_dense(body) else _BODY
+    lengths = _DENSE_BODY if is_dense(body) else _BODY
     if found := _RAREST.search(body, lengths.start, lengths.stop):
         return found.start()
     if len(body) <= lengths.stop:
@@ -135,7 +140,25 @@ def _find_end(body: bytearray) -> int | None:
     return lengths.stop
 
 
-def _is_dense(data: bytes | bytearray) -> bool:
+def choose_more_per_member(sizes: Iterable[tuple[int, bool]]) -> int:
+    """
+    Choose how many bytes each smaller member of an update counts as more than it has.
+
+    :param sizes: of all members, each with whether its body is dense.
+    """
+    smaller = others = 0.0
+    for size, dense in sizes:
+        if dense:
+            others += size
+        elif size >= LARGE:
+            others += size * _COMPRESSED
+        else:
+            smaller += size * _COMPRESSED
+    share = smaller / (smaller + others or 1)
+    return next(more for most, more in _MORE_PER_MEMBER.items() if share <= most)
+
+
+def is_dense(data: bytes | bytearray) -> bool:
     """Whether the bytes at the beginning of some data are evenly distributed."""
-    frequencies = Counter(data[:_SAMPLE:_STEP]).values()
+    frequencies = Counter(data[:SAMPLE:_STEP]).values()
     return sum(each * each for each in frequencies) < _EVENLY

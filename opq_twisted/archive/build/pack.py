@@ -13,7 +13,14 @@ from typing import BinaryIO
 from opq_twisted.archive.build.components import AGENT, TRUSTED_ROOT, WHEELS
 from opq_twisted.archive.build.compress import compress
 from opq_twisted.archive.build.contents import Contents, File, unreadable
-from opq_twisted.archive.build.cut import LARGE, Cutter
+from opq_twisted.archive.build.cut import (
+    DENSE_MEMBER,
+    LARGE,
+    SAMPLE,
+    Cutter,
+    choose_more_per_member,
+    is_dense,
+)
 from opq_twisted.archive.member_rules import MemberRules
 from opq_twisted.archive.name import INSTALL_SCRIPT, TOP_FOLDER, VERIFY_SCRIPT, UpdateName
 from opq_twisted.archive.sizes import LIMIT
@@ -157,12 +164,12 @@ def _padding(size: int) -> bytes:
 
 def _pieces(members: list[_Member], top_folder: str, progress: Progress) -> Iterator[bytes]:
     """Yield the tar stream in the pieces that are compressed separately."""
-    cutter = Cutter()
+    sizes = ((_size(content), _is_dense(content)) for _, content in members)
+    cutter = Cutter(choose_more_per_member(sizes))
     # VERSION is a component, too: it differs in each update, and must not change other pieces.
     for _, component in groupby(members, lambda member: member[0].partition("/")[0]):
-        together = list(component)
-        yield from cutter.begin_component(_size(content) for _, content in together)
-        for inside, content in together:
+        yield from cutter.end_piece()
+        for inside, content in component:
             path, padding = _path(top_folder, inside), _padding(_size(content))
             if isinstance(content, File) and content.size >= LARGE:
                 digest = _hash(content)
@@ -174,6 +181,16 @@ def _pieces(members: list[_Member], top_folder: str, progress: Progress) -> Iter
                 yield from cutter.add(inside, header + body + padding)
     yield from cutter.add("", bytes(2 * tarfile.BLOCKSIZE))
     yield from cutter.end_piece()
+
+
+def _is_dense(content: _Content) -> bool:
+    if not isinstance(content, File) or content.size < DENSE_MEMBER:
+        return False
+    try:
+        with files.open_regular(content.source) as source:
+            return is_dense(source.read(SAMPLE))
+    except OSError as error:
+        raise unreadable(content.source, error) from error
 
 
 def _body(content: _Content, progress: Progress) -> bytes:
