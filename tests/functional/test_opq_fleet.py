@@ -189,7 +189,7 @@ async def test_away(fleet: Fleet) -> None:
     database.rename(database.with_suffix(".away"))
     for command in (("status",), ("hold", RELEASE, "--because", "x"), ("export", "attempts")):
         status, _, error = await fleet.run(*command)
-        assert (status, f"{database} is not there any more" in error) == (1, True), error
+        assert (status, f"{database} is missing" in error) == (1, True), error
     database.with_suffix(".away").rename(database)
     assert "Nobody has changed anything yet." in await fleet.says("audit")
 

@@ -222,7 +222,7 @@ async def test_postgresql_away(
     await deferToThread(postgres.stop)
     server = await started(start, updates, "--fleet-db", url, "--fleet-socket", tmp_path / "sock")
     fleet = FleetServer(server, tmp_path)
-    assert "Reports are refused until it is there." in server.output
+    assert "Reports are refused until the database can be used." in server.output
     await offers(server, VERSION)
     box = ReportingBox()
 

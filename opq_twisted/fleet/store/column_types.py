@@ -25,12 +25,12 @@ Time: TypeEngine[float] = Double().with_variant(REAL, "sqlite")
 
 
 def text(length: int) -> TypeEngine[str]:
-    """Return the type of a text; only PostgreSQL refuses longer ones."""
+    """Return the type of a text of at most `length` characters, which only PostgreSQL enforces."""
     return String(length).with_variant(Text(), "sqlite")
 
 
 class SmallNumber(TypeDecorator[int]):
-    """Is a number of 32 bits in PostgreSQL; a larger one is stored as the largest of these."""
+    """A number of 32 bits in PostgreSQL; a larger one is stored as the largest possible one."""
 
     impl = Integer
     cache_ok = True
@@ -41,11 +41,11 @@ class SmallNumber(TypeDecorator[int]):
 
 
 class Flag(Boolean):
-    """Is a number in SQLite."""
+    """True or False, which is a number in SQLite."""
 
 
 class Hexadecimal(TypeDecorator[str]):
-    """Is a text of hexadecimal digits, and needs half the room in the database."""
+    """A text of hexadecimal digits, stored as bytes, which need half the space."""
 
     impl = LargeBinary
     cache_ok = True

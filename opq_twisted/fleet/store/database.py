@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 _REPLACED = "The file of the fleet's database was replaced just now."
 
 _MIGRATE = (
-    "The tables of the fleet's database are not those of this program yet. "
+    "The tables of the fleet's database are those of an older program. "
     "Migrate it: opq-fleet migrate --fleet-db URL."
 )
 
@@ -34,14 +34,14 @@ class Database:
     Runs functions on the database, each in a transaction of its own, off the reactor's thread.
 
     A function gets a connection of SQLAlchemy, and must not keep it. After a failure the next
-    function gets a new connection, so that a database that is back is used again.
+    function gets a new connection, so that a database that has recovered is used again.
     """
 
     _log = Logger()
 
     def __init__(self, reactor: Any, url: str) -> None:
         """
-        Look at the URL; nothing is opened yet.
+        Check the URL; nothing is opened yet.
 
         :param url: `sqlite:///PATH` or `postgresql://…`.
         :raises CannotStart: if it is not one of these.
@@ -54,20 +54,20 @@ class Database:
         self._readers = ThreadPool(1, 4, "fleet-read")
         self._lock = Lock()
         self._active = 0
-        #: The file whose tables were found to be right; an empty one for PostgreSQL.
+        #: The file whose tables were checked; () for PostgreSQL.
         self._checked: Identity | tuple[()] | None = None
 
     def prepare(self) -> None:
         """
-        Make a database of SQLite, and migrate it; look at the tables of PostgreSQL.
+        Make and migrate a database of SQLite, or check the tables of PostgreSQL.
 
-        A server of PostgreSQL that is away does not stop the update server: that is logged.
+        If a server of PostgreSQL does not answer, that is logged, and the update server starts.
 
         :raises CannotStart: if the database cannot be used, or has to be migrated.
         """
         if self._password:
             self._log.warn(
-                "--fleet-db: every user of this machine sees the password of the database in the "
+                "--fleet-db: each user of this machine can see the password of the database in the "
                 "list of processes. Put it into a file that PGPASSFILE names."
             )
         try:
@@ -81,9 +81,11 @@ class Database:
         except SQLAlchemyError as error:
             if self._file is not None:
                 raise CannotStart(
-                    f"{describe(error)} Look at {self._file.path}, or restore a backup."
+                    f"{describe(error)} Check {self._file.path}, or restore a backup."
                 ) from None
-            self._log.warn("{why} Reports are refused until it is there.", why=describe(error))
+            self._log.warn(
+                "{why} Reports are refused until the database can be used.", why=describe(error)
+            )
 
     def start(self) -> None:
         """Start the threads."""
@@ -100,8 +102,8 @@ class Database:
         """
         Run a function that changes the database; its result comes after the commit.
 
-        If it raises an error, nothing is changed, and the Deferred fails with that error; with
-        StoreUnavailable if the database is to blame.
+        If it raises an error, nothing is changed, and the Deferred fails with that error. If the
+        database caused the error, the Deferred fails with StoreUnavailable.
         """
         return deferToThreadPool(self._reactor, self._writers, self.write_now, change)
 
@@ -116,7 +118,7 @@ class Database:
         return self.write(change_with_room)
 
     def read(self, query: Callable[[Connection], _T]) -> Deferred[_T]:
-        """Run a function that only reads; fails as `write`."""
+        """Run a function that only reads; it fails in the same way as `write`."""
         return deferToThreadPool(self._reactor, self._readers, self.read_now, query)
 
     def write_now(self, change: Callable[[Connection], _T]) -> _T:
@@ -132,8 +134,8 @@ class Database:
             with self._same_file(), self._transaction(writes) as connection:
                 return function(connection)
         except (DataError, IntegrityError, ProgrammingError) as error:
-            # The database is well, but the function is wrong: somebody has to see where.
-            self._log.failure("A question to the database of the fleet is wrong")
+            # An error of this program, and not of the database.
+            self._log.failure("A query of the fleet's database is wrong")
             raise StoreUnavailable(describe(error)) from error
         except SQLAlchemyError as error:
             raise StoreUnavailable(describe(error)) from error
@@ -155,7 +157,7 @@ class Database:
         """
         Fail if the file of the database was replaced before or during a transaction.
 
-        SQLite would write into the old file without an error, and nobody would read that again.
+        SQLite would write into the old file without an error, and the data would be lost.
         """
         checked = self._enter()
         try:
@@ -198,7 +200,6 @@ class Database:
             return self._file.identity()
         except OSError as error:
             raise StoreUnavailable(
-                f"The database of the fleet {self._file.path} is not there any more: "
-                f"{error.strerror}. Restore a backup, or restart the server to begin with an "
-                "empty one."
+                f"The database of the fleet {self._file.path} is missing: {error.strerror}. "
+                "Restore a backup, or restart the server to begin with an empty one."
             ) from None

@@ -22,7 +22,7 @@ _POOL: dict[str, Any] = {
     "pool_size": 6,
     "max_overflow": 0,
     "pool_timeout": 5,
-    # The log and the sentences of errors must not quote reports.
+    # Messages of errors, and so the log, must not quote reports.
     "hide_parameters": True,
 }
 
@@ -54,7 +54,7 @@ def sqlite_file(url: str) -> SqliteFile | None:
     :raises CannotStart: if the URL is not one of a database.
     """
     if url.startswith("sqlite:"):
-        # The path is taken as it is: a question mark begins no options.
+        # A path may contain a question mark, so SQLAlchemy must not parse it.
         path = url.removeprefix("sqlite:///")
         if path == url or not path or path == ":memory:" or path.endswith("/") or "\0" in path:
             raise CannotStart(_ADVICE)
@@ -70,9 +70,9 @@ def sqlite_file(url: str) -> SqliteFile | None:
 
 def make_engine(url: str, *, limits: bool = True) -> Engine:
     """
-    Make the engine for a URL as it is given on the command line; it connects only when it is used.
+    Make the engine for a URL of the command line; it connects when it is first used.
 
-    :param limits: whether a transaction on PostgreSQL has half a minute at most.
+    :param limits: whether a transaction on PostgreSQL is ended after half a minute.
     :raises CannotStart: if the URL is not one of a database.
     """
     file = sqlite_file(url)
@@ -94,20 +94,20 @@ def make_engine(url: str, *, limits: bool = True) -> Engine:
 
 
 def has_password(url: str) -> bool:
-    """Return whether a URL has a password, which `ps` shows to everybody on the machine."""
+    """Return whether a URL contains a password, which `ps` shows to each user of the machine."""
     parts = urlsplit(url)
     return ":" in parts.netloc.rpartition("@")[0] or "password=" in unquote(parts.query)
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # Two writers that begin as readers would block each other.
+    # Without IMMEDIATE, two transactions could both read first, and then wait for each other.
     writes = connection.get_execution_options().get(WRITES)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _begin_postgresql(connection: Connection) -> None:
-    # All queries of a reader see the database of one moment, as in SQLite: a rollout, its numbers
-    # and the audit have to fit together.
+    # All queries of a reader see the database at the same moment, as in SQLite: a rollout, its
+    # numbers and the audit have to fit together.
     if connection.get_execution_options().get(WRITES) is False:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 

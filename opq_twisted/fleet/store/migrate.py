@@ -15,16 +15,16 @@ from opq_twisted.fleet.store.engine import WRITES, make_engine, sqlite_file
 from opq_twisted.fleet.store.errors import StoreUnavailable, WrongDatabase, describe
 from opq_twisted.fleet.store.schema import VERSION_TABLE
 
-#: The key of PostgreSQL's lock, which is one for each database.
+#: The key of an advisory lock of PostgreSQL, which is separate for each database.
 _LOCK = 0x6F7071
 
 
 class Tables(Enum):
-    """Which tables a database has."""
+    """The tables of a database."""
 
     #: None.
     NONE = "none"
-    #: Those of an older program.
+    #: The tables of an older program.
     OLDER = "older"
     CURRENT = "current"
 
@@ -59,16 +59,16 @@ def find_tables(connection: Connection) -> Tables:
 
 def upgrade(engine: Engine, *, may_be_empty: bool = True) -> bool:
     """
-    Make or migrate the tables, in one transaction; returns whether there was anything to do.
+    Make or migrate the tables in one transaction; return whether there was anything to do.
 
-    Several processes that do so at once wait for each other.
+    If several processes do this at once, they wait for each other.
 
-    :param may_be_empty: whether a database without tables gets them.
+    :param may_be_empty: whether the tables are made if there are none.
     :raises WrongDatabase: as `find_tables`, or if the database is empty and must not be.
     """
     with engine.execution_options(**{WRITES: True}).begin() as connection:
         if engine.dialect.name == "postgresql":
-            # A migration may take longer than other transactions may.
+            # A migration may take longer than other transactions.
             for setting in ("statement_timeout", "lock_timeout"):
                 connection.execute(text(f"SET LOCAL {setting} = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
@@ -77,7 +77,7 @@ def upgrade(engine: Engine, *, may_be_empty: bool = True) -> bool:
             return False
         if found is Tables.NONE and not may_be_empty:
             raise WrongDatabase(
-                "The database of the fleet is empty suddenly. Restore a backup, or restart the "
+                "The database of the fleet has lost its tables. Restore a backup, or restart the "
                 "server to begin with an empty one."
             )
         config = _config()
@@ -88,7 +88,7 @@ def upgrade(engine: Engine, *, may_be_empty: bool = True) -> bool:
 
 def migrate_database(url: str) -> bool:
     """
-    Make or migrate the database of a URL; returns whether there was anything to do.
+    Make or migrate the database of a URL; return whether there was anything to do.
 
     :raises OpqError: if that is not possible; CannotStart if the URL is not one of a database.
     """

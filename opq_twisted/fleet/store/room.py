@@ -7,20 +7,20 @@ from sqlalchemy import Connection
 
 from opq_twisted.fleet.store.errors import StoreUnavailable
 
-#: Bytes that reports leave free, and the part of a smaller file system.
+#: Reports leave so many bytes of the disk free, and in a small file system this part of it.
 _RESERVE = 256 << 20
 _PART = 20
 
 
 def require_room(connection: Connection, folder: Path) -> None:
     """
-    Refuse to store reports if the disk of SQLite's file, and the file itself, are nearly full.
+    Refuse to store reports if the disk of SQLite's file is nearly full, and so is the file itself.
 
-    Anybody can send reports with `--enrol open`. The metadata that the server signs is often on the
-    same disk, and so are the orders of operators.
+    With `--enrol open`, anybody can send reports. The server needs space on the same disk for the
+    orders of operators, and often for the metadata that it signs.
 
     :param folder: the folder of the file.
-    :raises StoreUnavailable: if they are nearly full, or if the system cannot tell.
+    :raises StoreUnavailable: if both are nearly full, or if the system reports no free space.
     """
     try:
         disk = os.statvfs(folder)
@@ -28,7 +28,7 @@ def require_room(connection: Connection, folder: Path) -> None:
         raise StoreUnavailable(f"The folder {folder} cannot be used: {error.strerror}.") from None
     reserve = min(_RESERVE, disk.f_blocks * disk.f_frsize // _PART)
     free = disk.f_bavail * disk.f_frsize
-    # What was deleted leaves room in the file, which does not become smaller.
+    # Deleted rows leave free pages in the file, which does not become smaller.
     if free < reserve and free + _unused(connection) < reserve:
         raise StoreUnavailable(
             f"The disk of {folder} has {free >> 20} MB left, and reports leave {reserve >> 20} MB "

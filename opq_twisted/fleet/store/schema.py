@@ -34,7 +34,7 @@ box = Table(
     Column("id", Number, primary_key=True),
     #: See `report.signature.key_id`.
     Column("key_id", text(32), nullable=False, unique=True),
-    #: 32 bytes; NULL while the key was admitted by its id and has sent no report.
+    #: 32 bytes; NULL if an operator has admitted the key by its id, and it has sent no report yet.
     Column("pubkey", LargeBinary),
     #: The number in its configuration.
     Column("box_id", Number, nullable=False),
@@ -52,7 +52,7 @@ box = Table(
     Column("last_good", Number),
     #: The versions of the blocked releases, as JSON.
     Column("refused", Text),
-    #: The start of the machine that the last report came from, and the earlier ones, as JSON.
+    #: The id of the machine's start in the last report, and a list of the earlier ids, as JSON.
     Column("boot", text(32)),
     Column("boots", Text),
     #: The number of the last report, and the SHA-256 of its body.
@@ -62,9 +62,9 @@ box = Table(
     Column("last_seen", Time),
     #: When two boxes last seemed to use this key; NULL if none were noticed.
     Column("cloned_at", Time),
-    #: The key that took the place of this one.
+    #: The key that has replaced this one.
     Column("replaced_by", Number, ForeignKey("box.id", ondelete="SET NULL"), index=True),
-    #: What the operator calls it.
+    #: A name that the operator has given.
     Column("label", text(64)),
     #: When its next report is due, as the last one said; NULL for rows of older programs.
     Column("due", Time),
@@ -98,9 +98,9 @@ attempt = Table(
     #: When the first report of it was received, and the first one with its outcome.
     Column("received", Time, nullable=False),
     Column("ended_at", Time),
-    #: The counts of `queries.outcomes` need nothing but this index.
+    #: `queries.outcomes` counts most attempts with this index alone.
     Index(None, "release", "outcome", "reason"),
-    #: Of those that are under way.
+    #: The index of the attempts that are under way.
     Index(
         "ix_attempt_open",
         "received",
@@ -130,18 +130,17 @@ rollout = Table(
     #: Whether it was held when another release superseded it: it comes back held.
     Column("was_held", Flag, nullable=False),
     Column("announced_at", Time, nullable=False),
-    #: Since when it is in this state, and at this share.
+    #: The time of the last change of its state or share.
     Column("since", Time, nullable=False),
-    #: Outcomes of attempts from before do not count any more: an operator resumed it then, or the
-    #: release got other bytes.
+    #: When an operator resumed it, or its archive was replaced; results from before do not count.
     Column("acknowledged_at", Time),
-    #: Why it is in this state; NULL if nobody has said so.
+    #: The reason for this state; NULL if nobody has given one.
     Column("sentence", Text),
     Index(None, "channel", "release", unique=True),
     sqlite_strict=True,
 )
 
-#: What people and the engine changed or noticed, and why; rows are only added.
+#: The changes by people and the engine, and the notices of the engine; rows are only added.
 audit = Table(
     "audit",
     metadata,
@@ -152,9 +151,9 @@ audit = Table(
     Column("what", text(32), nullable=False),
     Column("channel", text(32)),
     Column("release", Number),
-    #: The number of a row of `box`. No reference: the row may be forgotten.
+    #: The number of a row of `box`. It is no foreign key, because the row may be deleted.
     Column("box", Number),
-    #: What changed, in a sentence.
+    #: A sentence about the change.
     Column("change", Text, nullable=False),
     Column("because", Text, nullable=False),
     Index(None, "at"),
@@ -169,12 +168,12 @@ engine = Table(
     Column("id", Number, primary_key=True),
     #: A random word that the process has made at its start.
     Column("holder", text(32), nullable=False),
-    #: When it last looked at the rollouts.
+    #: The time of the last run of the engine.
     Column("ran_at", Time, nullable=False),
     sqlite_strict=True,
 )
 
-#: The times in which the server did not hear its boxes.
+#: The times in which the server could not hear its boxes.
 outage = Table(
     "outage",
     metadata,
@@ -184,7 +183,7 @@ outage = Table(
     #: The channel whose boxes were silent; NULL if the server was down.
     Column("channel", text(32)),
     Column("began", Time, nullable=False),
-    #: NULL while it lasts.
+    #: NULL until the outage ends.
     Column("ended", Time),
     sqlite_strict=True,
 )

@@ -1,4 +1,4 @@
-"""The file of a SQLite database: where it may be, and whether it is still the same one."""
+"""The file of a SQLite database: checks its folder, and whether the file was replaced."""
 
 import contextlib
 import os
@@ -46,12 +46,12 @@ Identity = tuple[int, int]
 
 
 class SqliteFile:
-    """The file of the database, which only a start of the server makes."""
+    """The file of the database; it is made only when the server starts."""
 
     def __init__(self, path: Path) -> None:
-        # Relative to the folder in which the server was started, which it may leave.
+        # The server may change its folder later.
         self.path = path.absolute()
-        #: The path and the identity of the log of changes beside it.
+        #: The path and the identity of SQLite's write-ahead log, which is beside the file.
         self._known_log: tuple[Path, Identity] | None = None
 
     def make(self) -> None:
@@ -87,18 +87,18 @@ class SqliteFile:
         return _identity(self.path)
 
     def note_log(self) -> None:
-        """Remember which log of changes belongs to the file that has the name now."""
+        """Remember the write-ahead log of the present file."""
         with contextlib.suppress(FileNotFoundError):
             self._known_log = self._find_log()
 
     def remove_old_log(self) -> None:
         """
-        Remove the log of a file that has lost its name, when no connection to that is open.
+        Remove the log of a file that was replaced, after all connections to it were closed.
 
-        SQLite would apply it to the file that has the name now, and so damage that.
+        SQLite would apply the old log to the new file, and so damage it.
         """
         with contextlib.suppress(FileNotFoundError):
-            # Another process may have begun a new one.
+            # Another process may have begun a new log already.
             log, identity = self._find_log()
             if (log, identity) == self._known_log:
                 log.unlink()
@@ -131,20 +131,20 @@ class SqliteFile:
 
 _PRAGMAS = (
     "journal_mode=WAL",
-    # A commit waits for the disk.
+    # A commit returns only when the data is on the disk.
     "synchronous=FULL",
     "foreign_keys=ON",
-    # Without this, REPLACE deletes rows and asks no trigger.
+    # Without this, REPLACE could delete rows of the audit, because no trigger runs.
     "recursive_triggers=ON",
 )
 
 
 def _advice(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "Create the folder for the user of the server, or look at --fleet-db."
+        return "Create the folder for the user of the server, or check --fleet-db."
     if isinstance(error, PermissionError):
-        return "Give the folder and the file to the user of the server, or look at --fleet-db."
-    return "Look at --fleet-db."
+        return "Give the folder and the file to the user of the server, or check --fleet-db."
+    return "Check --fleet-db."
 
 
 def _identity(path: Path) -> Identity:

@@ -1,33 +1,33 @@
-"""The states of a box's key, and of a rollout, as they are in the database."""
+"""The states of keys and rollouts, and the kinds of outages, as they are in the database."""
 
 from enum import StrEnum
 
 
 class BoxState(StrEnum):
-    """What the server thinks of a key."""
+    """Whether the server trusts a key."""
 
     #: Trusted at its first use, or by the proof of the token.
     KNOWN = "known"
-    #: An operator has named it.
+    #: An operator has admitted it.
     ADMITTED = "admitted"
-    #: An operator has turned it away: its reports get 403.
+    #: An operator distrusts it: its reports get 403.
     DISTRUSTED = "distrusted"
-    #: Another key of the same box has taken its place.
+    #: Another key of the same box has replaced it.
     REPLACED = "replaced"
-    #: Not seen for a long time.
+    #: It has sent no report for a long time.
     GONE = "gone"
 
 
 #: The states of the keys that count as boxes of the fleet.
 COUNTED = (BoxState.KNOWN, BoxState.ADMITTED)
 
-#: Those whose attempts count: a box that was installed anew leaves its bad attempt with its old
-#: key.
+#: The states of the keys whose attempts count. A replaced key is one of them: a box that was
+#: installed again has a new key, and its bad attempt is in the row of its old one.
 TRIED = (*COUNTED, BoxState.REPLACED)
 
 
 class RolloutState(StrEnum):
-    """Where a rollout is."""
+    """The state of a rollout."""
 
     #: Boxes install it up to its share.
     BAKING = "baking"
@@ -40,7 +40,7 @@ class RolloutState(StrEnum):
 
 
 class OutageKind(StrEnum):
-    """Why the server did not hear its boxes."""
+    """The reason why the server could not hear its boxes."""
 
     #: No server was running, or none could use the database.
     SERVER = "server"

@@ -9,10 +9,10 @@ from sqlalchemy.sql.functions import FunctionElement
 
 class unindexed(FunctionElement[str]):
     """
-    A column of text, of which SQLite uses no index.
+    A column of text whose index SQLite does not use.
 
-    SQLite keeps no statistics unless it is told to, and takes an index for nearly all rows of a
-    table, one by one. That takes 8 times as long as to read the whole table. See
+    SQLite has no statistics here, and would use an index to read nearly all rows one by one. That
+    takes 8 times as long as reading the whole table. See
     https://sqlite.org/optoverview.html#disqualifying_where_clause_terms_using_unary_
     """
 

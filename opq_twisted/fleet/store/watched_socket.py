@@ -1,8 +1,8 @@
 """
-Ends the wait for a PostgreSQL server that does not answer any more.
+Closes the connection to a PostgreSQL server that does not answer any more.
 
-The kernel of a server that was stopped still acknowledges what it gets, so that no time-out of TCP
-ends the wait; and the driver has none.
+If the server process hangs, its kernel still acknowledges all packets, so no timeout of TCP ends
+the wait. The driver has no timeout for this either.
 """
 
 import contextlib
@@ -15,8 +15,10 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
 
-#: Seconds for a transaction, and for the first question of one.
+#: A transaction may take so many seconds.
 TRANSACTION = 30.0
+
+#: The query that checks a connection before a transaction may take so many seconds.
 PING = 5.0
 
 _SOCKET = "opq_socket"
@@ -24,7 +26,7 @@ _TIMER = "opq_timer"
 
 
 def watch_sockets(engine: Engine) -> None:
-    """Let each transaction of an engine end in time, if need be with an error."""
+    """Let each transaction of an engine that takes too long fail with an error."""
     event.listen(engine, "connect", _connected)
     event.listen(engine, "checkout", _checked_out)
     event.listen(engine, "checkin", _checked_in)
@@ -33,7 +35,7 @@ def watch_sockets(engine: Engine) -> None:
 
 
 def _connected(connection: Any, record: Any) -> None:
-    # A descriptor of our own: that of the driver may be closed, and be another file's then.
+    # A duplicate, because the driver may close its own descriptor, whose number is then reused.
     record.info[_SOCKET] = socket.socket(fileno=os.dup(connection.pgconn.socket))
 
 

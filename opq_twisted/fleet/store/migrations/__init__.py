@@ -1,1 +1,1 @@
-"""The steps that make the tables of today from those of any older program."""
+"""Migrations: the steps from the tables of any older program to the present ones."""

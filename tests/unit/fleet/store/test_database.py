@@ -151,7 +151,7 @@ class TestFileAway(_Case):
     def test_removed(self) -> None:
         """A removed file takes no rows, is not made anew, and goes on when it is back."""
         away = self.path.rename(self.path.with_name("away"))
-        self.assert_away("is not there any more: No such file")
+        self.assert_away("is missing: No such file")
         self.assertRaises(StoreUnavailable, self.read, releases)
         self.assertFalse(self.path.exists())
         away.rename(self.path)
@@ -203,7 +203,7 @@ class TestFileAway(_Case):
             add(2)(connection)
             self.path.unlink()
 
-        self.assert_away("is not there any more", change)
+        self.assert_away("is missing: ", change)
 
     def test_replaced_while_another_reads(self) -> None:
         """The new file waits until the last function has left the old one."""
@@ -222,7 +222,7 @@ class TestFileAway(_Case):
         """An empty file in its place is no new database while the server runs."""
         self.path.rename(self.path.with_name("away"))
         self.path.touch()
-        self.assert_away("empty suddenly")
+        self.assert_away("has lost its tables")
         with closing(sqlite3.connect(self.path)) as other:
             self.assertEqual(other.execute("SELECT * FROM sqlite_schema").fetchall(), [])
 

@@ -47,6 +47,6 @@ class TestUrl(SynchronousTestCase):
             database.prepare()
         lines = [formatEvent(event) for event in events]
         self.assertIn("PGPASSFILE", lines[0])
-        self.assertIn("Reports are refused until it is there.", lines[1])
+        self.assertIn("Reports are refused until the database can be used.", lines[1])
         self.assertNotIn("geheim", "".join(lines))
         self.assertNotIn("geheim", repr(database.engine))

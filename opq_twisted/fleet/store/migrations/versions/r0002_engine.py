@@ -1,4 +1,4 @@
-"""Adds what the engine of the rollouts has to remember, and the messages for the webhook."""
+"""Adds the tables of the engine, and the messages for the webhook."""
 
 from alembic import op
 from sqlalchemy import Column, Integer, Text
@@ -14,7 +14,7 @@ _NARROW = ("took", "tries", "fetched", "size")
 
 
 def upgrade() -> None:
-    """Add columns, an index and three tables; the attempts need less room in PostgreSQL."""
+    """Add columns, an index and three tables; make the attempts smaller in PostgreSQL."""
     if op.get_context().dialect.name == "postgresql":
         op.execute(_narrow_attempts())
     op.add_column("box", Column("due", Time))
