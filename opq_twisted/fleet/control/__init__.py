@@ -1,1 +1,1 @@
-"""What operators ask for over the Unix socket."""
+"""The requests of `opq-fleet`, which come over a Unix socket: queries and changes."""

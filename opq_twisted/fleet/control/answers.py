@@ -24,12 +24,12 @@ from opq_twisted.http.answer_later import answer_later
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 
-#: What an answer says, as JSON.
+#: The content of an answer, as JSON.
 Content = Mapping[str, Any]
 
 
 class RequestInvalid(OpqError):
-    """A request is not one that `opq-fleet` sends."""
+    """A request has a missing or a wrong field."""
 
 
 #: The status of each error; for others of an operator it is 409.
@@ -43,7 +43,7 @@ _CODES: Mapping[type[OpqError], int] = {
 
 
 def answer_in_json(request: BoundedRequest, answer: Coroutine[Deferred[Any], Any, Content]) -> int:
-    """Answer with what a coroutine returns, or with its error, unless the client goes away."""
+    """Answer with the result of a coroutine or its error, unless the client disconnects."""
     sentence = "Something went wrong in the server; its log says what."
     broken = as_json(INTERNAL_SERVER_ERROR, {"error": sentence})
     return answer_later(request, _reply(answer), broken)

@@ -1,4 +1,4 @@
-"""What `opq-fleet` can change in the database."""
+"""The changes of the database that `opq-fleet` and the page can make."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +16,10 @@ from opq_twisted.fleet.rollouts.orders import Order
 from opq_twisted.fleet.rollouts.rollout import Rollout
 from opq_twisted.trust.pace import ALL
 
-#: Changes the database; the note says who does, and why.
+#: Changes the database; the note has the name of the user, and the reason.
 Change = Callable[[Connection, AuditNote], Content]
 
-#: Checks the fields of a body, and makes the change that they ask for.
+#: Checks the fields of a request, and returns the change.
 MakeChange = Callable[[Fields], Change]
 
 
@@ -30,13 +30,13 @@ class Changes:
         """
         :param now: gives seconds since the epoch.
         :param pace_changed: called after the pace of a rollout was changed; returns whether this
-            process signs a new timestamp then.
+            process will sign a new timestamp.
         """
         self._now = now
         self._pace_changed = pace_changed
 
     def sign_pace(self, content: Content) -> Content:
-        """Let a changed pace be signed, after its commit; add whether this process does that."""
+        """Let a changed pace be signed after its commit, and note whether this process does it."""
         return {**content, "signs_here": self._pace_changed()}
 
     def hold(self, fields: Fields) -> Change:
@@ -64,7 +64,7 @@ class Changes:
         return change
 
     def distrust(self, fields: Fields) -> Change:
-        """Turn a key away from now on."""
+        """Refuse all reports of a key from now on."""
         key = fields.text("key")
 
         def change(connection: Connection, note: AuditNote) -> Content:

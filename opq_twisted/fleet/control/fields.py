@@ -21,7 +21,7 @@ class Fields:
     """
 
     def __init__(self, content: Mapping[str, Any], *, are_texts: bool = False) -> None:
-        """:param are_texts: whether numbers are written as texts."""
+        """:param are_texts: whether numbers are strings of digits, as in a query or a form."""
         self._content = content
         self._are_texts = are_texts
 

@@ -1,4 +1,4 @@
-"""Gathers from the database what people see of the fleet, as JSON."""
+"""Gathers the state of the fleet, or of a release, from the database, as JSON."""
 
 from collections.abc import Collection, Mapping
 
@@ -15,10 +15,10 @@ from opq_twisted.fleet.rollouts.rollout import find
 from opq_twisted.fleet.rollouts.watch import current_rollouts
 from opq_twisted.fleet.store.schema import rollout
 
-#: Releases that are counted one by one: those that channels name, and those of most boxes.
+#: So many releases are counted one by one: those that channels name, and the most common ones.
 _RELEASES = 12
 
-#: Changes by people that are shown.
+#: The number of changes by people that are shown.
 _CHANGES = 5
 
 
@@ -55,7 +55,7 @@ def release_page(connection: Connection, release: int, now: float, judge: Judge)
     if not known and not boxes:
         raise RolloutUnknown(
             f"No channel has named release {release}, and no box runs it: opq-fleet releases lists "
-            "those that there were."
+            "all releases that were named."
         )
     silence = judge.silence(connection, now, {each.channel for each in known})
     return {
@@ -71,7 +71,7 @@ def release_page(connection: Connection, release: int, now: float, judge: Judge)
 
 
 def _releases(by_release: Mapping[int | None, int], current: Collection[int]) -> Content:
-    # Not the newest ones: a box can report any number.
+    # The most common ones and not the newest ones, because a box can report any number.
     known = sorted(
         (each for each in by_release if each is not None),
         key=lambda each: (each in current, by_release[each], each),

@@ -10,7 +10,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 def uid_of(transport: Any) -> int:
-    """Return the number of the user who has connected; the kernel vouches for it."""
+    """Return the number of the user who has connected, as the kernel knows it."""
     connected: socket.socket = transport.getHandle()
     credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(credentials)

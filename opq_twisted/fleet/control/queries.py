@@ -1,4 +1,4 @@
-"""What `opq-fleet` can ask from the database."""
+"""The queries of the database that `opq-fleet` and the page can make."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,7 +18,7 @@ from opq_twisted.fleet.rollouts.watch import current_rollouts
 #: Reads the database.
 Query = Callable[[Connection], Content]
 
-#: Checks the fields of a request, and makes the query that they ask for.
+#: Checks the fields of a request, and returns the query.
 MakeQuery = Callable[[Fields], Query]
 
 #: Seconds.
@@ -64,7 +64,7 @@ class Queries:
         return _pages("changes", fields, "before", query)
 
     def boxes(self, fields: Fields) -> Query:
-        """List the keys of boxes that a filter lets through."""
+        """List the keys of boxes that match a filter."""
         days, need = fields.number("not_seen_for", _MAX_DAYS), fields.word("need")
         wanted = pages.BoxFilter(
             channel=fields.word("channel"),

@@ -1,4 +1,4 @@
-"""Describes rollouts as JSON: how far they are, how boxes fare, and what the engine thinks."""
+"""Describes rollouts as JSON: their shares, the results of boxes, and the engine's judgement."""
 
 from collections.abc import Iterator, Sequence
 
@@ -47,7 +47,7 @@ def describe_rollouts(
     """
     Return rollouts as JSON, with the results of their boxes and the engine's assessment.
 
-    :param silence: since when boxes are silent, as `judge` says.
+    :param silence: says which boxes are silent; from `judge`.
     """
     if not rollouts:
         return []
@@ -80,13 +80,13 @@ def _describe(each: Rollout, shown: Sequence[Result], judged: Assessment | None)
             for found in shown
         ],
         "assessment": None if judged is None else judged.to_json(),
-        # Boxes whose results are shown, and left out of the assessment.
+        # The boxes whose results are shown, but do not count in the assessment.
         "not_judged": None if judged is None else _count(shown) - judged.evidence.boxes,
     }
 
 
 def _with_unclear(results: Sequence[Result], judged: Assessment) -> Iterator[Result]:
-    """Do not call a box silent if the engine says that the network may be the reason."""
+    """Replace `silent` by `unclear` for boxes that the network may have silenced."""
     unclear, is_any_silent = judged.evidence.unclear, judged.evidence.bad_by_reason.get(SILENT)
     for each in results:
         if each.outcome != SILENT or not unclear:

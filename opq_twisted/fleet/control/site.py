@@ -1,4 +1,4 @@
-"""The resources that `opq-fleet` talks to, and the site of them on a Unix socket."""
+"""The HTTP resources for `opq-fleet`, and their site on a Unix socket."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.http.site import BoundedSite
 
-#: Simultaneous connections: far more than there are operators.
+#: The limit of simultaneous connections: far more than there are operators.
 _CONNECTIONS = 50
 
 
@@ -36,7 +36,7 @@ class QueryResource(PlainResource):
         self._make_query = make_query
 
     def render_GET(self, request: BoundedRequest) -> int:
-        """Answer when the database has answered."""
+        """Answer after the database has answered."""
         return answer_in_json(request, self._read(request))
 
     async def _read(self, request: BoundedRequest) -> Content:
@@ -44,31 +44,34 @@ class QueryResource(PlainResource):
 
 
 class ChangeResource(PlainResource):
-    """Changes the database by POST, in the name of the user who has connected."""
+    """Changes the database by POST; the audit gets the name of the user who has connected."""
 
     def __init__(
         self,
         database: Database,
         make_change: MakeChange,
-        done: Callable[[Content], Content] = lambda content: content,
+        after_commit: Callable[[Content], Content] = lambda content: content,
     ) -> None:
-        """:param done: called after the commit; makes the answer."""
+        """:param after_commit: called with the result of the change; returns the answer."""
         super().__init__()
         self._database = database
         self._make_change = make_change
-        self._done = done
+        self._after_commit = after_commit
 
     def render_POST(self, request: BoundedRequest) -> int:
-        """Answer when the change is committed."""
+        """Answer after the change is committed."""
         return answer_in_json(request, self._write(request))
 
     async def _write(self, request: BoundedRequest) -> Content:
         fields, uid = Fields.of_body(request), uid_of(request.channel.transport)
         change, because = self._make_change(fields), fields.text("because")
-        # The search for a name may take a while, in which reports must be stored.
+        # Not in the thread that writes: a directory server may answer slowly, and reports must be
+        # stored meanwhile.
         who = await self._database.read(lambda _: user_name(uid))
         note = AuditNote(who=who, because=because)
-        return self._done(await self._database.write(lambda connection: change(connection, note)))
+        return self._after_commit(
+            await self._database.write(lambda connection: change(connection, note))
+        )
 
 
 def make_root(database: Database, queries: Queries, changes: Changes) -> PlainResource:

@@ -1,4 +1,4 @@
-"""The resource that tries the webhook for `opq-fleet webhook-test`."""
+"""The resource that sends a test message to the webhook, for `opq-fleet webhook-test`."""
 
 from collections.abc import Callable
 
@@ -12,16 +12,15 @@ from opq_twisted.http.resource import PlainResource
 
 
 class WebhookFailed(OpqError):
-    """There is no webhook, or it did not take the message."""
+    """There is no webhook, or it did not accept the message."""
 
 
 class WebhookTestResource(PlainResource):
-    """Sends one message by POST, once and without the database; answers how that ended."""
+    """Sends one message to the webhook, once and without the database; answers with the result."""
 
     def __init__(self, poster: Poster | None, now: Callable[[], float]) -> None:
         """
-        Remember the way to the receiver.
-
+        Make the resource.
         :param poster: None if the server has no webhook.
         :param now: gives seconds since the epoch.
         """
@@ -36,14 +35,14 @@ class WebhookTestResource(PlainResource):
     async def _test(self) -> Content:
         if self._poster is None:
             raise WebhookFailed("The server has no webhook: start it with --webhook URL.")
-        text = "Somebody tries the webhook with opq-fleet webhook-test."
+        text = "This is a test of the webhook by opq-fleet webhook-test."
         body = make_body(self._now(), Notice(Event.TEST, text))
         name = self._poster.receiver.name
         try:
             await self._poster.post(Message(0, body, 1))
         except NotTaken as error:
             raise WebhookFailed(
-                f"The webhook {name} did not take the message: {error}. Check --webhook, and the "
+                f"The webhook {name} did not accept the message: {error}. Check --webhook, and the "
                 "receiver's log."
             ) from None
         return {"webhook": name}

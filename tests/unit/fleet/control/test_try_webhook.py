@@ -52,7 +52,7 @@ class WebhookTestTests(SynchronousTestCase):
         status, answer = self.post(FakePoster(NotTaken("it answers with status 404")))
         self.assertEqual(status, 409)
         self.assertIn(
-            "The webhook https://chat.example.org did not take the message: it answers with "
+            "The webhook https://chat.example.org did not accept the message: it answers with "
             "status 404.",
             answer["error"],
         )
