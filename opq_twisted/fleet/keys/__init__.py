@@ -1,1 +1,1 @@
-"""What operators do with the keys of boxes, and how one key takes the place of another."""
+"""The keys of boxes: operators admit, distrust and forget them, and new ones replace old ones."""

@@ -14,18 +14,18 @@ from opq_twisted.fleet.store.states import BoxState
 
 _T = TypeVar("_T")
 
-#: Keys that are admitted at once.
+#: The limit of keys in one admission.
 MAX_KEYS = 10_000
 
-#: Values of a condition, of which databases take a limited number.
+#: The number of values in one statement, which databases limit.
 _AT_ONCE = 1000
 
-#: The states in which a key gives up its place for another one of the same box.
+#: In these states, a key is replaced when another key of the same box is admitted.
 _GIVES_WAY = (BoxState.KNOWN, BoxState.ADMITTED, BoxState.GONE)
 
 
 class NotAdmitted(OpqError):
-    """Some keys cannot be admitted, and none was."""
+    """At least one key cannot be admitted, so none was."""
 
     def __init__(self, mistakes: Mapping[int, str]) -> None:
         """:param mistakes: sentences by the position of the key, from 0."""
@@ -46,7 +46,7 @@ class Admitted:
     """The result of an admission."""
 
     keys: int
-    #: Other keys of the same boxes, whose places were taken.
+    #: The number of other keys of the same boxes, which were replaced.
     replaced: int
 
 
@@ -54,10 +54,11 @@ def admit(
     connection: Connection, wanted: Sequence[Admission], note: AuditNote, now: float
 ) -> Admitted:
     """
-    Trust keys; each takes the places of the other keys with the same number.
+    Trust keys; each replaces the other keys with the same `box_id`.
 
     :param now: seconds since the epoch.
-    :raises NotAdmitted: if a key is named twice, or reports another number, or two have one number.
+    :raises NotAdmitted: if a key is named twice or reports another `box_id`, or if two keys are for
+        the same `box_id`.
     """
     rows = list(_lock(connection, wanted))
     known = {row.key_id: row for row in rows}
@@ -89,7 +90,7 @@ def _lock(connection: Connection, wanted: Sequence[Admission]) -> Iterator[Any]:
                     box.c.box_id.in_([each.box_id for each in part if each.box_id]),
                 )
             )
-            # The order in which reports lock their rows.
+            # Reports lock their rows in the same order, so that there is no deadlock.
             .order_by(box.c.key_id)
             .with_for_update()
         )
@@ -108,7 +109,7 @@ def _mistakes(wanted: Sequence[Admission], known: Mapping[str, Any]) -> Mapping[
         elif each.box_id in numbers:
             found[position] = f"Another line admits a key for {name_of(each.box_id)}."
         elif row is not None and row.last_seen is not None and row.box_id != each.box_id:
-            found[position] = f"This key reports that it is of {name_of(row.box_id)}."
+            found[position] = f"This key has sent reports of {name_of(row.box_id)}."
         keys.add(each.key_id)
         numbers |= {each.box_id} - {0}
     return found
@@ -134,7 +135,7 @@ def _admit(
 
 
 def _replace(connection: Connection, successors: Mapping[int, int], rows: Sequence[Any]) -> int:
-    """Let keys give up their places; `successors` are rows by the numbers of their boxes."""
+    """Mark keys as replaced by their `successors`: the row of the new key by `box_id`."""
     replaced = [
         (row.id, successors[row.box_id])
         for row in rows

@@ -15,7 +15,7 @@ from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.fleet.store.states import COUNTED, BoxState
 
 _NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
-#: Keys that an error names.
+#: The number of keys that an error lists.
 _NAMED = 5
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{8,32}", re.ASCII)
@@ -26,12 +26,12 @@ class BoxUnknown(OpqError):
 
 
 class BoxAmbiguous(OpqError):
-    """A name means several boxes or keys."""
+    """More than one box or key matches a name."""
 
 
 @frozen
 class Forgotten:
-    """How much was deleted."""
+    """The numbers of deleted rows."""
 
     box_id: int
     keys: int
@@ -56,9 +56,9 @@ def matching(name: str) -> ColumnElement[bool]:
 
 def distrust(connection: Connection, key: str, note: AuditNote, now: float) -> Any:
     """
-    Turn a key away from now on, and return its row.
+    Refuse all reports of a key from now on, and return its row.
 
-    :param key: its fingerprint, or the first 8 digits.
+    :param key: its fingerprint, or at least the first 8 digits.
     :raises BoxUnknown: if there is none.
     :raises BoxAmbiguous: if there are several.
     """
@@ -77,14 +77,16 @@ def forget(connection: Connection, name: str, note: AuditNote, now: float) -> Fo
     """
     Delete all keys of a box, and its attempts.
 
-    :param name: its number, or the fingerprint of a key to delete only that one; see `matching`.
-    :raises BoxUnknown: if there is none.
-    :raises BoxAmbiguous: if several boxes use the number, or several keys begin so.
+    :param name: its `box_id`, or the fingerprint of a key to delete only that key; see `matching`.
+    :raises BoxUnknown: if there is no such box.
+    :raises BoxAmbiguous: if several boxes have the `box_id`, or several keys match.
     """
     rows = _lock(connection, matching(name))
     if _NUMBER.fullmatch(name):
         if not int(name):
-            raise BoxAmbiguous("Boxes without a number share the 0: name one by its fingerprint.")
+            raise BoxAmbiguous(
+                "All boxes without a number have the number 0: name one by its fingerprint."
+            )
         in_use = [row for row in rows if row.state in COUNTED]
         _one(in_use or rows[:1], f"box {name}")
     else:
@@ -109,7 +111,7 @@ def _one(rows: Sequence[Any], name: str) -> Any:
         raise BoxUnknown(f"There is no {name}.")
     if len(rows) > 1:
         keys = ", ".join(row.key_id for row in rows[:_NAMED])
-        raise BoxAmbiguous(f"{len(rows)} keys are called {name}: name one of them, such as {keys}.")
+        raise BoxAmbiguous(f"{len(rows)} keys match {name}: name one of them, such as {keys}.")
     return rows[0]
 
 

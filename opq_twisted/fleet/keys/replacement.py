@@ -1,4 +1,4 @@
-"""Lets one key of a box take the place of another."""
+"""Replaces a key of a box by another one."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -10,10 +10,10 @@ from sqlalchemy import Connection, bindparam, select, update
 from opq_twisted.fleet.store.schema import box
 from opq_twisted.fleet.store.states import BoxState
 
-#: Seconds of silence after which a new key takes the place of an old one.
+#: A key can be replaced after so many seconds without a report.
 SILENCE = 24 * 3600.0
 
-#: Keys that one batch of reports replaces; the next one goes on.
+#: The limit of keys that one batch of reports replaces; the next batch replaces the others.
 MAX_REPLACED = 1000
 
 _REPLACE = (
@@ -31,14 +31,14 @@ _LOCK_SILENT = (
     )
     .order_by(box.c.last_seen)
     .limit(MAX_REPLACED)
-    # Another server that has locked the row is storing a report of it: it is not silent.
+    # If another server has locked the row, it is storing a report: the key is not silent.
     .with_for_update(skip_locked=True)
 )
 
 
 @frozen
 class Successor:
-    """A key that has just reported, and may take the place of another one."""
+    """A key that has just reported, and may replace another one."""
 
     #: The number of its row.
     row: int
@@ -53,7 +53,7 @@ def replace(connection: Connection, replaced: Collection[tuple[int, int]]) -> No
     """
     Mark keys as replaced.
 
-    :param replaced: the row of each key, and the row of the key that takes its place.
+    :param replaced: for each key its row, and the row of the key that replaces it.
     """
     if replaced:
         connection.execute(_REPLACE, [{"row": row, "by": by} for row, by in replaced])
@@ -61,12 +61,13 @@ def replace(connection: Connection, replaced: Collection[tuple[int, int]]) -> No
 
 def replace_silent(connection: Connection, successors: Sequence[Successor]) -> None:
     """
-    Let keys that have just reported take the places of silent keys with the same number.
+    Let keys that have just reported replace silent keys with the same `box_id`.
 
-    Only a key that was trusted at its first use is replaced: an operator who has admitted a key
-    decides about it. It must have been silent for a day, and never heard since the new one
-    appeared. Two boxes that both report are left as they are. A key takes the places of keys with
-    one number only: otherwise anybody could hide all silent boxes with one key.
+    - The old key must not have been admitted by an operator: about that one, operators decide.
+    - It must have been silent for a day, and for all the time that the new key is known. So two
+      boxes that both report are left as they are.
+    - A new key replaces only keys with one `box_id`. Otherwise anybody could hide all silent boxes
+      with a single key.
     """
     silent = _lock_silent(connection, successors)
     if not silent:
@@ -94,7 +95,7 @@ def _lock_silent(connection: Connection, successors: Sequence[Successor]) -> Seq
 def _numbers_taken(
     connection: Connection, successors: Sequence[Successor]
 ) -> Mapping[int, set[int]]:
-    """Return the numbers of the keys whose places were taken, by the rows of their successors."""
+    """Return the `box_id` of each replaced key, by the row of its successor."""
     query = select(box.c.replaced_by, box.c.box_id).where(
         box.c.replaced_by.in_({each.row for each in successors})
     )

@@ -1,1 +1,1 @@
-"""How reports come in: the resource, the queue, the checks, and the batch that is stored."""
+"""Takes reports over HTTP, checks them, and stores them in batches."""

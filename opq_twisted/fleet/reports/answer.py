@@ -14,7 +14,7 @@ _RETRY_AFTER = (10, 60)
 
 @frozen
 class Answer:
-    """The status and the JSON of an answer, and what it is counted as in the metrics."""
+    """The status and the JSON of an answer, and its name in the metrics."""
 
     code: int
     #: The label `result` of `opq_reports_total`, such as `stored`, `unknown-key`, `replayed`.
@@ -25,7 +25,7 @@ class Answer:
 
 
 def choose_retry_after() -> float:
-    """Choose after how many seconds a box may try again."""
+    """Choose the number of seconds after which a box may try again."""
     return random.uniform(*_RETRY_AFTER)  # noqa: S311
 
 

@@ -34,11 +34,11 @@ def apply(
     """
     Verify and store reports in the order of the batch, and return the answer to each.
 
-    The answers are true only after the commit: call `enrolment.confirm` then. A report that is
-    refused changes nothing, and does not disturb the others.
+    The answers may be sent only after the commit; after it, call `enrolment.confirm`. A refused
+    report changes nothing, and the others of the batch are stored.
 
-    :raises SQLAlchemyError: if the database fails, or another server is in the way. Nothing may be
-        committed then; the same batch can be applied again.
+    :raises SQLAlchemyError: if the database fails, or another server changes the same rows. Then
+        nothing may be committed, and the same batch can be applied again.
     """
     boxes = lock_boxes(connection, {each.report.key for each in batch})
     authenticator = Authenticator(enrolment, boxes)
@@ -54,7 +54,7 @@ def apply(
 
 
 class _BatchState:
-    """The boxes of a batch, and their attempts, as they are after the reports so far."""
+    """The boxes and attempts of a batch, changed by each of its reports in turn."""
 
     def __init__(self, boxes: dict[str, StoredBox]) -> None:
         self._boxes = boxes
@@ -134,7 +134,7 @@ def _after(box: StoredBox, incoming: Incoming) -> StoredBox:
     is_admitted = box.state == BoxState.ADMITTED
     return evolve(
         detect_clone(box, report.boot, received),
-        # A key that was replaced, or gone for long, is a box again: an operator has to see it.
+        # A key that was replaced or gone counts again as a box, so that an operator sees it.
         state=BoxState.ADMITTED if is_admitted else BoxState.KNOWN,
         replaced_by=None,
         seq=report.seq,
@@ -149,7 +149,6 @@ def _promised(report: Report) -> int:
     """
     Return the seconds within which a box has promised its next report.
 
-    A false promise helps nobody: a short one is broken soon, as by a box that is switched off, and
-    a long one is no longer than that of a box that promises nothing.
+    A longer promise than the default is shortened, so that no box can hide its silence by it.
     """
     return DEFAULT_NEXT_IN if report.next_in is None else min(report.next_in, DEFAULT_NEXT_IN)

@@ -8,7 +8,7 @@ from opq_twisted.fleet.reports.stored import StoredAttempt
 from opq_twisted.report.codes import Outcome
 from opq_twisted.report.document import AttemptReport, Report
 
-#: New attempts of a box in a day; a box keeps 20. The others have to be sent another day.
+#: The limit of new attempts of a box in a day; a box keeps 20. It must send the others later.
 MAX_IN_DAY = 100
 
 
@@ -32,7 +32,7 @@ def follow(
     | the `release` of the lost attempt | `updated`            |
     | both, neither, or unknown         | none                 |
 
-    :param known: at least the attempts that have no outcome, or are named in the report.
+    :param known: the stored attempts of the box that have no outcome, or are named in the report.
     :param box: the number of its row.
     :param received: in seconds since the epoch.
     :param room: the number of attempts that may be added; the others are left out.
@@ -61,9 +61,10 @@ def contradicts(known: Mapping[str, StoredAttempt], report: Report) -> bool:
 
 def done(known: Mapping[str, StoredAttempt], report: Report) -> list[str]:
     """
-    Return the ids of the attempts whose outcome is in the report, and is stored.
+    Return the ids of the attempts that the box need not report again.
 
-    Not those that are under way in the report: the box would never send their outcome.
+    The report must contain their outcome. If the server has inferred an outcome, and the attempt is
+    still under way in the report, the box must report it again.
     """
     return [
         each.id

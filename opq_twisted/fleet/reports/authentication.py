@@ -1,4 +1,4 @@
-"""Verifies who sent each report of a batch."""
+"""Verifies the signature of each report of a batch."""
 
 from collections import Counter
 from collections.abc import MutableMapping
@@ -15,24 +15,24 @@ from opq_twisted.report.signature import is_signed, key_id
 
 
 class Authenticator:
-    """Lets in the reports with a valid signature, and keeps the keys that are new."""
+    """Accepts the reports with a valid signature, and collects the new keys."""
 
     def __init__(self, enrolment: EnrolmentPolicy, boxes: MutableMapping[str, StoredBox]) -> None:
         """
         Begin a batch.
 
-        :param boxes: the rows of the keys of the batch; a row without a public key gets the one
-            that a report brings.
+        :param boxes: the rows of the keys of the batch. A row without a public key gets it from a
+            report.
         """
         self._enrolment = enrolment
         self._boxes = boxes
-        #: The keys that are to be added.
+        #: The keys to add.
         self.new: dict[str, StoredBox] = {}
-        #: Their number by network.
+        #: The number of keys to add, by network.
         self.networks: Counter[str] = Counter()
 
     def check(self, incoming: Incoming) -> Answer | None:
-        """Return the refusal of a report; None if it comes from the box that has this key."""
+        """Return the refusal of a report; None if its signature is that of its key."""
         report = incoming.report
         box = self._boxes.get(report.key) or self.new.get(report.key)
         if box is None and (refusal := self._enrolment.refuse(incoming, self.networks)):

@@ -1,4 +1,4 @@
-"""Writes a batch of reports, and writes it again if another server process was in the way."""
+"""Writes a batch of reports, and writes it again after a conflict with another server process."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.store.errors import StoreUnavailable
 
-#: How often a batch is written that comes into conflict.
+#: The number of attempts to write a batch, if each one ends in a conflict.
 _TRIES = 4
 
-#: Seconds before it is written again, at most.
+#: The longest pause between two attempts, in seconds.
 _PAUSE = 0.1
 
 #: Serialization failure and deadlock (PostgreSQL manual, appendix A).
@@ -41,9 +41,9 @@ class BatchWriter:
 
     async def write(self, batch: Sequence[Incoming]) -> Sequence[Answer]:
         """
-        Store a batch as a whole; returns the answers after the commit.
+        Store a batch in one transaction, and return the answers after the commit.
 
-        :raises StoreUnavailable: if the database cannot be used, or does not take the content.
+        :raises StoreUnavailable: if the database cannot be used, or refuses the content.
         """
         for tries_left in reversed(range(_TRIES)):
             try:
@@ -59,12 +59,12 @@ class BatchWriter:
 
 
 def is_refused(error: StoreUnavailable) -> bool:
-    """Whether the database can be used, but does not take this content."""
+    """Whether the database can be used, but refuses this content."""
     return isinstance(error.__cause__, (DataError, IntegrityError))
 
 
 def _is_conflict(error: StoreUnavailable) -> bool:
-    """Whether another server process was in the way, and the same can be tried again at once."""
+    """Whether the cause was a conflict with another process, so that a new attempt may succeed."""
     cause = error.__cause__
     # Both may have added the same key.
     return isinstance(cause, IntegrityError) or (

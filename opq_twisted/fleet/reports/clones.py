@@ -1,4 +1,4 @@
-"""Notices that two boxes use one key, by the starts of their machines."""
+"""Notices that two boxes use one key: a box reports the random id of its machine's last start."""
 
 from attrs import evolve
 
@@ -7,16 +7,18 @@ from opq_twisted.fleet.reports.stored import StoredBox
 #: Earlier starts that are remembered.
 MAX_BOOTS = 8
 
-#: Seconds after the last sign of a second machine until the box is no longer shown as cloned.
+#: If nothing shows two machines for so many seconds, the box no longer counts as cloned.
 CLONE_AGE = 30 * 24 * 3600.0
 
 
 def detect_clone(box: StoredBox, boot: str, received: float) -> StoredBox:
     """
-    Return a box after a report that came from this start of its machine.
+    Return a box after a report, with a mark if two machines seem to use its key.
 
-    Each start has a random number of its own, so one machine never comes back to an earlier one. A
-    cloned card does, as soon as both machines report in turn.
+    Each start of a machine has a new random id, so one machine never reports an earlier id again.
+    If a card was cloned, and both machines report in turn, an earlier id comes back.
+
+    :param boot: the id of the machine's last start.
     """
     cloned_at = box.cloned_at
     # The server's clock may have been ahead.

@@ -1,4 +1,4 @@
-"""Decides whether a key that is not in the database may get into it."""
+"""Decides whether a new key may be added to the database."""
 
 import random
 from collections import Counter
@@ -11,16 +11,16 @@ from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.settings import Enrolment
 from opq_twisted.report.signature import is_proved
 
-#: New keys of one network in a day.
+#: The limit of new keys of one network in a day.
 MAX_FROM_NETWORK = 20
 
-#: New keys in a day, of all networks: twice the largest fleet on its first day.
+#: The limit of new keys of all networks in a day: twice the largest fleet on its first day.
 MAX_IN_DAY = 200_000
 
-#: Networks that are counted at a time; the one that was counted first is given up for another.
+#: The limit of networks that are counted at a time; for another one, the oldest is dropped.
 MAX_NETWORKS = 50_000
 
-#: Seconds until a box whose network has brought too many keys comes back: at least, and at most.
+#: Minimum and maximum of `Retry-After` in seconds, for a network with too many new keys.
 _LATER = (3600.0, 4 * 3600.0)
 
 _DAY = 24 * 3600
@@ -42,10 +42,10 @@ class NewKeyCounts:
         """
         Whether a network may bring no further key on this day.
 
-        :param network: "" is none in particular, such as that of a proxy that names no client; it
-            has only the bound of all networks.
+        :param network: "" if it is unknown, as behind a proxy that names no client. Then only the
+            limit of all networks together applies.
         :param now: in seconds since the epoch.
-        :param more: keys that are about to be added.
+        :param more: the number of keys that are about to be added, by network.
         """
         self._begin_day(now)
         if self._total + more.total() >= MAX_IN_DAY:
@@ -70,10 +70,12 @@ class NewKeyCounts:
 @frozen
 class EnrolmentPolicy:
     """
-    How new keys get in: `open` trusts the first use of a key, `token` wants a proof that the box
-    knows the token, and `closed` lets none in that no operator has admitted.
+    Decides about new keys by the mode.
 
-    A key that is in the database already is not asked again, whatever the mode is.
+    `open` accepts each key at its first use. `token` accepts a key with a proof that its box knows
+    the token. `closed` accepts only keys that an operator has admitted.
+
+    A key that is in the database already needs no further decision, in any mode.
     """
 
     mode: Enrolment = "open"
@@ -87,7 +89,7 @@ class EnrolmentPolicy:
 
     def refuse(self, incoming: Incoming, more: Counter[str]) -> Answer | None:
         """
-        Return the refusal of a new key before its signature is verified; None if it may go on.
+        Return the refusal of a new key before its signature is verified; None to verify it.
 
         :param more: the new keys of this batch so far, by network.
         """
@@ -98,15 +100,15 @@ class EnrolmentPolicy:
         return None
 
     def stage(self, more: Counter[str]) -> None:
-        """Note the new keys of a batch, which may still fail, or be applied again."""
+        """Remember the new keys of a batch until `confirm`: it may fail, or be applied again."""
         self._staged.clear()
         self._staged.update(more)
 
     def confirm(self, now: float) -> None:
-        """Count the new keys of a batch: it was committed. Now is in seconds since the epoch."""
+        """Count the new keys of a batch after its commit; `now` is in seconds since the epoch."""
         self.new_keys.add(self._staged, now)
         self._staged.clear()
 
     def is_proved(self, public: bytes, proof: str | None) -> bool:
-        """Whether a new key, whose signature is valid, has the proof that this mode wants."""
+        """Whether a new key with a valid signature has the proof that the mode requires."""
         return self.mode != "token" or is_proved(self.token or "", public, proof)

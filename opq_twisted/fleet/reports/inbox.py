@@ -17,18 +17,18 @@ from opq_twisted.fleet.reports.batch_writer import Apply, BatchWriter, Write, is
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.store.errors import StoreUnavailable
 
-#: Reports in one batch. All its answers go out in one turn of the reactor, some 10 ms.
+#: The limit of reports in one batch. All answers are sent in one turn of the reactor, some 10 ms.
 MAX_BATCH = 100
 
-#: Reports that wait, and the bytes of their bodies. Each costs some 10 kB with its connection; more
-#: connections than these wait in the kernel, or come again.
+#: The limit of waiting reports, and of the bytes of their bodies. Each needs some 10 kB with its
+#: connection. Boxes beyond the limit wait in the kernel, or try again later.
 MAX_WAITING = 1000
 MAX_BYTES = 8 << 20
 
-#: Seconds after which a batch that has not ended counts as one that the database does not take.
+#: A batch that takes longer than so many seconds counts as failed.
 BATCH_TIMEOUT = 15
 
-#: Seconds between two attempts to reach a database that is away.
+#: Seconds between two attempts to use a database that has failed.
 RETRY_DELAY = 1
 
 
@@ -40,7 +40,7 @@ class _Waiting:
     answered: Deferred[Answer] = field(factory=Deferred)
 
     def answer(self, answer: Answer) -> None:
-        """Answer, unless the sender was asked to come again before."""
+        """Answer, unless the sender was told before to try again later."""
         if not self.answered.called:
             self.answered.callback(answer)
 
@@ -49,9 +49,9 @@ class Inbox(Service):
     """
     Stores reports in batches, one batch at a time.
 
-    A batch begins as soon as the one before has ended, with what has arrived meanwhile. While the
-    database is away, no report waits: one batch at a time finds out whether it is back, and all
-    others are turned away at once.
+    A batch begins as soon as the previous one has ended, with the reports that have arrived
+    meanwhile. While the database cannot be used, no report waits: one batch at a time is tried, and
+    all other reports are refused at once.
     """
 
     _log = Logger()
@@ -66,7 +66,7 @@ class Inbox(Service):
         self._next_try = 0.0
         self._idle: list[Deferred[None]] = []
         self._error_line = RepeatedLine(clock, lambda line: self._log.error("{line}", line=line))
-        #: Whether the database did not take the last batch.
+        #: Whether the database could not be used for the last batch.
         self.is_away = False
         #: Called with the number of reports and the seconds of each batch that was stored.
         self.observers: list[Callable[[int, float], None]] = []
@@ -76,7 +76,7 @@ class Inbox(Service):
         return len(self._queue) + len(self._batch)
 
     def put(self, incoming: Incoming) -> Deferred[Answer]:
-        """Store a report; the Deferred has the answer, and does not fail."""
+        """Store a report; the Deferred returns the answer, and never fails."""
         waiting = _Waiting(incoming)
         result = self._reason_against(len(incoming.body))
         if result is not None:
@@ -89,7 +89,7 @@ class Inbox(Service):
         return waiting.answered
 
     def stopService(self) -> Deferred[None] | None:
-        """Turn away what waits, and wait for the batch that is under way."""
+        """Refuse the reports that wait, and let the batch under way end."""
         super().stopService()
         self._turn_away("stopping")
         if not self._batch:
@@ -98,7 +98,7 @@ class Inbox(Service):
         return self._idle[-1]
 
     def _reason_against(self, size: int) -> str | None:
-        """Return why a report cannot wait now; None if it can."""
+        """Return the reason why a report cannot be taken now; None if it can."""
         if not self.running:
             return "stopping"
         if self.is_away and (self._batch or self._clock.seconds() < self._next_try):
@@ -119,8 +119,8 @@ class Inbox(Service):
                 if overdue.active():
                     overdue.cancel()
                 for each in self._batch:
-                    # Only an error of this program leaves one without an answer. An answer can
-                    # let the next report come at once: it must find a batch under way.
+                    # Only an error of this program leaves a report without an answer. The next
+                    # report may come while this one is answered, and must wait for a new batch.
                     each.answer(_failed())
                 count, self._batch = len(self._batch), ()
             if not self.is_away:
@@ -155,7 +155,7 @@ class Inbox(Service):
                 await self._store_each(batch)
 
     async def _store_each(self, batch: Sequence[_Waiting]) -> None:
-        """Store a batch report by report, so that only the one at fault fails."""
+        """Store a batch report by report, so that only the report at fault fails."""
         for each in batch:
             await self._store([each])
             if self.is_away:
@@ -167,7 +167,7 @@ class Inbox(Service):
         )
 
     def _mark_unavailable(self, error: StoreUnavailable) -> None:
-        """Turn all reports away, and the next ones too: the database cannot be used."""
+        """Refuse all reports from now on, because the database cannot be used."""
         if not self.is_away:
             self._log.error("Reports get 503 for now. {error}", error=error)
         self.is_away = True

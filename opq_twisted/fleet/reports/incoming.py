@@ -13,8 +13,8 @@ class Incoming:
     #: The bytes that were signed.
     body: bytes
     signature: str
-    #: The network of the sender, which bounds how many new keys it may bring; never stored. It is
-    #: empty, and nothing is bounded, for a program on this machine.
+    #: The network of the sender, for the limit of new keys; it is never stored. For a program on
+    #: this machine it is empty, and there is no limit.
     network: str
     #: Seconds since the epoch.
     received: float

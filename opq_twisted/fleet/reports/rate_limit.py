@@ -1,13 +1,13 @@
-"""Bounds how often each network may send a report."""
+"""Limits how often each network may send a report."""
 
 from twisted.internet.interfaces import IReactorTime
 
-#: Reports that a network may send at once, and in a second after that. A class room or an office
-#: of 200 boxes has one address.
+#: The number of reports that a network may send at once, and per second after that. A classroom or
+#: an office with 200 boxes has one address.
 BURST = 60
 RATE = 1.0
 
-#: Networks that are remembered.
+#: The number of networks that are remembered.
 MAX_NETWORKS = 10_000
 
 
@@ -21,7 +21,7 @@ class RateLimit:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        #: By network, the time at which its bucket is full again. Who sent last is at the end.
+        #: By network, the time at which its bucket is full again. The last sender is at the end.
         self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -29,7 +29,7 @@ class RateLimit:
         return len(self._full_at)
 
     def take_token(self, network: str) -> bool:
-        """Take a token; returns whether there was one."""
+        """Take a token; return whether there was one."""
         now = self._clock.seconds()
         full_at = max(self._full_at.pop(network, now), now)
         allowed = full_at - now <= (BURST - 1) / RATE

@@ -1,4 +1,4 @@
-"""`POST /report`: takes a report of a box, and answers when it is stored."""
+"""`POST /report`: receives a report of a box, and answers after it is stored."""
 
 import json
 import re
@@ -35,11 +35,11 @@ _SIGNATURE = re.compile(rb"[A-Za-z0-9+/]{86}==")
 #: RFC 6585, section 4.
 TOO_MANY_REQUESTS = 429
 
-#: The time of 2024-01-01. A machine without a battery begins in 1970, and what it stored then would
-#: soon be deleted for its age.
+#: 2024-01-01. A machine without a battery for its clock starts in 1970: reports that were stored
+#: with that time would soon be deleted because of their age.
 _EARLIEST = 1_704_067_200.0
 
-#: Seconds after which a connection without an answer is cut. The report may be stored nevertheless.
+#: A connection that has no answer after so many seconds is cut. The report may be stored later.
 _TIMEOUT = 60
 
 _SENTENCES = {
@@ -53,9 +53,9 @@ _SENTENCES = {
 
 class ReportResource(PlainResource):
     """
-    Takes reports. Nothing of a report is ever sent back or logged.
+    Receives reports. No part of a report is ever sent back or logged.
 
-    The Content-Type does not matter: the signature is that of the bytes, whatever they are called.
+    The Content-Type does not matter, because the signature covers only the bytes of the body.
     """
 
     isLeaf = True
@@ -99,7 +99,7 @@ class ReportResource(PlainResource):
         return NOT_DONE_YET
 
     def _read(self, request: BoundedRequest, network: str) -> Incoming:
-        """Read a report; raise `ReportInvalid` if it is none."""
+        """Read a report; raise `ReportInvalid` if it is invalid."""
         signatures = request.requestHeaders.getRawHeaders(HEADER.encode(), ())
         if len(signatures) != 1 or not _SIGNATURE.fullmatch(signatures[0]):
             raise ReportInvalid(f"The header {HEADER} is missing, or has no signature.")

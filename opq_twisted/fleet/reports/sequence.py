@@ -6,14 +6,14 @@ from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.fleet.reports.stored import StoredBox
 
-#: A number may be ahead of the last one by so much. Otherwise one damaged journal would bring a box
-#: to the last number that JSON can carry, after which it could report nothing more. A box that is
-#: further ahead gets 409, and goes on after the number that the server has.
+#: A number may be larger than the last one by at most this. Otherwise a damaged journal could use
+#: the largest number that JSON can carry, and the box could never report again. A box with a larger
+#: number gets 409 with the server's number, and continues after that.
 MAX_AHEAD = 2**32
 
 
 def check_seq(box: StoredBox, incoming: Incoming) -> Answer | None:
-    """Return the refusal of a report by its number; None if it is newer than the last one."""
+    """Return the refusal of a report because of its number; None if it follows the last one."""
     seq = incoming.report.seq
     is_newer = box.digest is None or seq > box.seq
     if is_newer and seq <= box.seq + MAX_AHEAD:
@@ -22,7 +22,7 @@ def check_seq(box: StoredBox, incoming: Incoming) -> Answer | None:
 
 
 def is_replay(box: StoredBox, incoming: Incoming) -> bool:
-    """Whether a report is the last one of its box once more, byte by byte."""
+    """Whether a report has the same bytes as the last one of its box."""
     return incoming.report.seq == box.seq and digest(incoming) == box.digest
 
 

@@ -50,7 +50,7 @@ _UPDATE_ATTEMPT = (
     )
 )
 
-# SQLAlchemy needs longer to make a statement than a database to run it for one box.
+# The statements are made once: for one box, making one takes longer than running it.
 _LOCK_BOXES = (
     select(box.c.id.label("row"), *(box.c[name] for name in _BOX_FIELDS))
     .where(box.c.key_id.in_(bindparam("keys", expanding=True)))
@@ -80,9 +80,9 @@ _ADD_ATTEMPTS = insert(attempt)
 
 def lock_boxes(connection: Connection, keys: Collection[str]) -> dict[str, StoredBox]:
     """
-    Return the rows of keys, by key; another server has to wait before it changes them.
+    Return the rows of keys, by key, and lock them until the end of the transaction.
 
-    All servers lock in the order of the keys, so that they do not block each other.
+    All servers lock them in the order of the keys, so that there is no deadlock.
     """
     if not keys:
         return {}
@@ -94,7 +94,7 @@ def add_boxes(connection: Connection, new: Mapping[str, StoredBox]) -> dict[str,
     """
     Make the rows of new keys, and return them by key.
 
-    A row that another server, or an operator, has just made is returned as it is.
+    If another server or an operator has just added a key, its row is returned.
     """
     if not new:
         return {}
@@ -109,7 +109,7 @@ def add_boxes(connection: Connection, new: Mapping[str, StoredBox]) -> dict[str,
 def load_attempts(
     connection: Connection, boxes: Collection[int], names: Collection[str]
 ) -> list[StoredAttempt]:
-    """Return the attempts of boxes that have no outcome, or are named."""
+    """Return the attempts of these boxes that have no outcome, or whose id is in `names`."""
     if not boxes:
         return []
     rows = connection.execute(_LOAD_ATTEMPTS, {"boxes": list(boxes), "names": list(names)})
@@ -117,7 +117,7 @@ def load_attempts(
 
 
 def count_attempts(connection: Connection, boxes: Collection[int], since: float) -> Counter[int]:
-    """Count the attempts of boxes that were first received since then, by the boxes' rows."""
+    """Count the attempts that were first received after `since`, by the row of the box."""
     if not boxes:
         return Counter()
     rows = connection.execute(_COUNT_ATTEMPTS, {"boxes": list(boxes), "since": since})

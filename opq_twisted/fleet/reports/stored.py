@@ -8,7 +8,7 @@ from opq_twisted.report.document import Report
 
 @frozen(kw_only=True)
 class StoredBox:
-    """The columns of a key that decide about its next report."""
+    """The columns of a key that are necessary to check its next report."""
 
     #: The number of the row; 0 while there is none.
     row: int = 0

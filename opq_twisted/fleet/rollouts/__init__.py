@@ -1,1 +1,1 @@
-"""Rollouts: what people decide about a release, and the pace that goes into the timestamp."""
+"""Rollouts: their states and orders, and the pace that the timestamp gets from them."""

@@ -1,4 +1,4 @@
-"""Brings the rollouts in the database up to date when a timestamp names its releases."""
+"""Updates the rollouts in the database when a new timestamp is about to name releases."""
 
 from collections.abc import Mapping, Sequence
 
@@ -31,10 +31,10 @@ def announce(
     connection: Connection, releases: Sequence[ChannelRelease], mode: Rollouts, now: float
 ) -> Mapping[str, Pace]:
     """
-    Bring the rollouts up to date with the signed metadata, and return the pace of each channel.
+    Update the rollouts from the signed metadata, and return the pace of each channel.
 
-    A release that was signed again keeps its share, or gets the smaller one that was signed now. A
-    held release stays held, whatever is signed, until an operator resumes it.
+    A release that was signed again keeps its share, unless a smaller one is signed now. A held
+    release stays held until an operator resumes it.
 
     :param releases: the release of each channel that the timestamp is going to name.
     :param now: seconds since the epoch.
@@ -54,7 +54,7 @@ def announce(
 def look_up(
     connection: Connection, releases: Sequence[ChannelRelease], mode: Rollouts
 ) -> Mapping[str, Pace] | None:
-    """Return what `announce` would; None if it would change the database."""
+    """Return the result of `announce`; None if `announce` would change the database."""
     known = _find(connection, releases)
     planned = _plan(connection, known, releases, mode, 0)
     return _paces(planned, releases, mode) if planned == known else None
@@ -82,7 +82,7 @@ def _plan(
     mode: Rollouts,
     now: float,
 ) -> dict[_Which, Rollout]:
-    """Return the known rollouts and those of the releases, as they should be."""
+    """Return the new states of the known rollouts, and of those of the releases."""
     planned = {which: supersede(each, now) for which, each in known.items()}
     for release in releases:
         which = (release.channel, release.version)
@@ -133,7 +133,6 @@ def _paces(
     planned: Mapping[_Which, Rollout], releases: Sequence[ChannelRelease], mode: Rollouts
 ) -> dict[str, Pace]:
     current = [planned[each.channel, each.version] for each in releases]
-    # A share that is signed later must not go out at once, whatever becomes of the database until
-    # then.
+    # A larger share that is signed later must begin small, even if the database is lost before.
     is_small = begins_small(mode)
     return {each.channel: each.pace for each in current if is_small or each.state != _S.DONE}

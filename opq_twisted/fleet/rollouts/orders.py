@@ -1,4 +1,4 @@
-"""What an operator may do with a rollout: hold it, resume it, and widen it."""
+"""The orders of an operator or the engine to a rollout: hold, resume and widen."""
 
 from attrs import evolve, frozen
 from sqlalchemy import Connection
@@ -15,10 +15,10 @@ from opq_twisted.trust.offer import is_channel
 
 _S = RolloutState
 
-#: The states in which an order may be given. A rollout that ends at its ceiling is DONE.
+#: The states in which an order may be given. A rollout at its ceiling is DONE.
 #:
 #:   hold:    BAKING, DONE -> HELD           the share is kept for `resume`
-#:   resume:  HELD         -> BAKING, DONE   at the share before, or a smaller one
+#:   resume:  HELD         -> BAKING, DONE   at the previous share, or a smaller one
 #:   widen:   BAKING       -> BAKING, DONE   at a larger share
 _ALLOWED = {
     "hold": frozenset({_S.BAKING, _S.DONE}),
@@ -26,13 +26,13 @@ _ALLOWED = {
     "widen": frozenset({_S.BAKING}),
 }
 
-#: Why an order is refused, by the state.
+#: The reason why an order is refused, by the order and the state.
 _REFUSED = {
     ("hold", _S.HELD): "is held already",
     ("resume", _S.BAKING): "is not held; to slow it, hold it and resume it at a smaller share",
     ("resume", _S.DONE): "is not held; to slow it, hold it and resume it at a smaller share",
     ("widen", _S.HELD): "is held: resume it first",
-    ("widen", _S.DONE): "is out to all boxes that the release key allows ({ceiling}); sign a "
+    ("widen", _S.DONE): "is offered to all boxes that the release key allows ({ceiling}); sign a "
     "larger share with: opq-release publish --rollout",
     ("hold", _S.SUPERSEDED): "is superseded: the channel names another release",
     ("resume", _S.SUPERSEDED): "is superseded: the channel names another release",
@@ -50,7 +50,7 @@ class RolloutUnknown(OrderRefused):
 
 @frozen(kw_only=True)
 class Order:
-    """Which rollout an operator wants to change, and why."""
+    """An order to one rollout, with the reason in the note."""
 
     note: AuditNote
     release: int
@@ -62,7 +62,7 @@ class Order:
 
 def hold(connection: Connection, order: Order) -> Rollout:
     """
-    Let no box install a release by itself.
+    Stop a rollout: no box installs the release by itself any more.
 
     :raises OrderRefused: if it is held already, or superseded.
     """
@@ -72,17 +72,17 @@ def hold(connection: Connection, order: Order) -> Rollout:
 
 def resume(connection: Connection, order: Order, at_bp: int | None = None) -> Rollout:
     """
-    Let boxes install a held release again; the outcomes so far do not count any more.
+    Let boxes install a held release again; results from before do not count any more.
 
-    :param at_bp: the share, in hundredths of a percent; by default the one before it was held.
-    :raises OrderRefused: if the release is not held, or the share is larger than before.
+    :param at_bp: the share, in basis points; by default the share before the hold.
+    :raises OrderRefused: if the release is not held, or the share is larger than before the hold.
     """
     known = _find(connection, order, "resume")
     bp = known.bp if at_bp is None else at_bp
     if bp > known.ceiling_bp:
         raise _over_the_ceiling(known, bp)
     if bp > known.bp:
-        raise _refused(known, f"was at {percent(known.bp)}: resume it, and widen it then")
+        raise _refused(known, f"was at {percent(known.bp)}: resume it first, then widen it")
     if at_bp is not None and known.critical:
         raise _refused(known, "is critical: boxes install it whatever its share is")
     if at_bp is not None and bp < 1:
@@ -95,7 +95,7 @@ def widen(connection: Connection, order: Order, to_bp: int | None = None) -> Rol
     """
     Let more boxes install a release.
 
-    :param to_bp: the share, in hundredths of a percent; by default the next step.
+    :param to_bp: the share, in basis points; by default the next step.
     :raises OrderRefused: if the release is held or superseded, or the share is not larger, or is
         larger than the release key allows.
     """
@@ -107,7 +107,7 @@ def widen(connection: Connection, order: Order, to_bp: int | None = None) -> Rol
     if to_bp is not None and to_bp <= known.bp:
         raise _refused(
             known,
-            f"is at {percent(known.bp)}, and widening never makes that smaller; to slow it, hold "
+            f"is at {percent(known.bp)}, and widen cannot make the share smaller; to slow it, hold "
             "it and resume it at a smaller share",
         )
     bp = to_bp or next_step(known.bp, first_step(connection, known.channel))
@@ -122,8 +122,8 @@ def _find(connection: Connection, order: Order, what: str) -> Rollout:
     if not known:
         who = "No channel" if order.channel is None else f"No channel {order.channel[:40]!r}"
         raise RolloutUnknown(
-            f"{who} has named release {order.release}: opq-fleet releases lists those that there "
-            "were."
+            f"{who} has named release {order.release}: opq-fleet releases lists all "
+            "releases that were named."
         )
     known = [each for each in known if not each.is_superseded] or known
     if len(known) > 1:

@@ -20,14 +20,14 @@ class DatabasePaces:
 
     @property
     def asks(self) -> bool:
-        """Whether a release that is new waits while its pace is unknown."""
+        """Whether a new release is not announced while its pace is unknown."""
         return begins_small(self._mode)
 
     def __call__(self, releases: Sequence[ChannelRelease], /) -> Mapping[str, Pace]:
         """Return the paces, and write new rollouts; it must not run in the reactor's thread."""
         mode, now = self._mode, self._now()
         try:
-            # A database that can only be read, because the disk is full, still says enough.
+            # If the disk is full, the database can still be read, and that is often enough.
             paces = self._database.read_now(lambda store: look_up(store, releases, mode))
             if paces is None:
                 paces = self._database.write_now(lambda store: announce(store, releases, mode, now))

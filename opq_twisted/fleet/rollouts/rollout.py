@@ -12,28 +12,27 @@ from opq_twisted.trust.pace import BAKING, HELD, Pace
 
 @frozen(kw_only=True)
 class Rollout:
-    """How far a release is rolled out in a channel; shares are in hundredths of a percent."""
+    """The share of a channel's boxes that may install a release; in basis points (bp)."""
 
     channel: str
     release: int
     sha256: str | None
     #: The share that the release key has signed.
     ceiling_bp: int
-    #: The share that may install it now; while it is held, the share before that.
+    #: The share that may install it now; while it is held, the share before the hold.
     bp: int
     state: RolloutState
     #: Whether it is for all boxes at once, whatever the share.
     critical: bool
     #: Whether it was held when another release superseded it.
     was_held: bool
-    #: Seconds since the epoch: since when the channel names it, and since when it is in this state
-    #: and at this share.
+    #: When the channel first named it, in seconds since the epoch.
     announced_at: float
+    #: The time of the last change of its state or share, in seconds since the epoch.
     since: float
-    #: Outcomes of attempts from before do not count any more: an operator resumed it then, or the
-    #: release got other bytes.
+    #: When an operator resumed it, or its archive was replaced; results from before do not count.
     acknowledged_at: float | None = None
-    #: Why it is in this state; None if nobody has said so.
+    #: The reason for this state; None if nobody has given one.
     sentence: str | None = None
 
     @property
@@ -48,7 +47,7 @@ class Rollout:
 
     @property
     def pace(self) -> Pace:
-        """The entry that stands for it in the timestamp."""
+        """Its entry in the timestamp."""
         return Pace(self.release, self.bp, HELD if self.is_held else BAKING)
 
 

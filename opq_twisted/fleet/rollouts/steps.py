@@ -1,4 +1,4 @@
-"""The steps of a rollout: the shares that it goes through."""
+"""The steps of a rollout: its share after each of them."""
 
 from sqlalchemy import Connection, func, select
 
@@ -7,10 +7,10 @@ from opq_twisted.fleet.store.states import COUNTED
 from opq_twisted.fleet.store.unindexed import unindexed
 from opq_twisted.trust.pace import ALL
 
-#: The shares after the first step, in hundredths of a percent.
+#: The shares after the first step, in basis points.
 STEPS = (500, 2000, 5000, ALL)
 
-#: The first step has so many boxes, and at least this share.
+#: The first step is for so many boxes, but for this share at least.
 _FIRST_BOXES = 5
 _FIRST_BP = 100
 
@@ -21,7 +21,7 @@ def first_step(connection: Connection, channel: str) -> int:
     query = select(func.count()).where(follows, box.c.state.in_(COUNTED))
     boxes = connection.execute(query).scalar_one()
     if not boxes:
-        # A fleet that has not reported yet may be large.
+        # No box has reported yet, but the fleet may be large.
         return _FIRST_BP
     return min(ALL, max(_FIRST_BP, -(-_FIRST_BOXES * ALL // boxes)))
 

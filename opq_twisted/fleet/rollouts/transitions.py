@@ -1,4 +1,4 @@
-"""What becomes of a rollout when a timestamp names its release, or another one."""
+"""The new state of a rollout when a timestamp names its release, or another one."""
 
 from collections.abc import Callable
 
@@ -51,12 +51,12 @@ def carry_on(
     """
     Continue the rollout of a release that the database knows.
 
-    Outcomes of other bytes under the same version do not count any more.
+    If the archive was replaced under the same version, earlier results do not count any more.
     """
     is_other = before.sha256 not in (None, release.sha256)
     acknowledged_at = now if is_other else before.acknowledged_at
     if before.is_superseded or (is_other and begins_small(mode)):
-        # Other bytes under the same version are another release for a step, but not for a hold.
+        # A replaced archive begins at the first step again, but a held one stays held.
         new = evolve(begin(release, mode, first, now), acknowledged_at=acknowledged_at)
         if before.is_held or before.was_held:
             return evolve(new, state=_S.HELD, sentence=before.sentence)

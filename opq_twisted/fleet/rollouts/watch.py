@@ -1,4 +1,4 @@
-"""Notices when a rollout was changed in the database, by whatever process."""
+"""Notices when any process has changed a rollout in the database."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -24,10 +24,10 @@ def current_rollouts(connection: Connection) -> list[Rollout]:
 
 class RolloutWatch(Heartbeat):
     """
-    Calls observers soon after a rollout was changed, and when the database goes or comes back.
+    Calls observers soon after a rollout has changed, or the database has failed or recovered.
 
-    The process with the timestamp's key needs this, and one with the page: operators may talk to
-    another process, where the engine may run, too. Without observers it asks nothing.
+    The process that signs the timestamp needs this, and so does the page: the change may come from
+    another process, by an operator or the engine. Without observers the database is not read.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RolloutWatch(Heartbeat):
         super().__init__(clock, self._compare, lambda: PERIOD)
         self._read = read
         self._observers = observers
-        #: What was found last; None if the database was away.
+        #: The rollouts of the last query; None if the database failed.
         self._last: list[Rollout] | None = None
         self.run_now()
 

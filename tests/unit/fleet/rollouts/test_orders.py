@@ -181,7 +181,7 @@ class OrderTests(OrdersTestCase):
         self.announce(named(ceiling=2000), mode="ask")
         self.assertRefused("may go to 20 % of the boxes, and not to 20.01 %", widen, 2001)
         self.do(widen, 2000)
-        self.assertRefused("is out to all boxes that the release key allows (20 %)", widen)
+        self.assertRefused("is offered to all boxes that the release key allows (20 %)", widen)
         self.assertRefused("sign a larger share with: opq-release publish --rollout", widen)
         self.do(hold)
         self.assertRefused("may go to 20 % of the boxes, and not to 50 %", resume, 5000)
@@ -191,7 +191,7 @@ class OrderTests(OrdersTestCase):
         self.announce(mode="ask")
         self.do(widen, 1000)
         for bp in (1000, 999, 0, -1):
-            self.assertRefused("is at 10 %, and widening never makes that smaller", widen, bp)
+            self.assertRefused("is at 10 %, and widen cannot make the share smaller", widen, bp)
         self.do(hold)
         self.assertRefused("was at 10 %: resume it, and widen it then", resume, 1001)
         for bp in (0, -1):
@@ -212,7 +212,7 @@ class OrderTests(OrdersTestCase):
         self.do(widen, 5000)
         self.announce(named(ceiling=1000), mode="ask")
         self.assertAt(RolloutState.BAKING, 1000)
-        self.assertRefused("is out to all boxes that the release key allows (10 %)", widen)
+        self.assertRefused("is offered to all boxes that the release key allows (10 %)", widen)
 
     def test_first_step_late(self) -> None:
         """A share below the first step is widened to the first step."""
