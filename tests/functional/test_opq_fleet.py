@@ -100,7 +100,7 @@ async def test_reading(fleet: Fleet) -> None:
     out = await fleet.says("status")
     assert "2 boxes tried it, 1 of them badly (50 %)" in out
     assert "1  returned (rescued), counts as bad" in out
-    assert "1 box refusing the release on offer: 31" in out
+    assert "1 box blocking the offered release: 31" in out
     assert max(map(len, out.splitlines())) <= 80
     (status,) = await fleet.json("status")
     assert [(each["release"], each["bp"]) for each in status["channels"]] == [(RELEASE, ALL)]
@@ -167,7 +167,7 @@ async def test_keys(fleet: Fleet, tmp_path: Path) -> None:
     await fleet.takes(new.send())
     file.write_text(f"8,{new.key}\n7,{box.key}\n")
     status, _, error = await fleet.run("admit", file, "--because", "x")
-    assert (status, "line 1: This key reports that it is of box 7." in error) == (1, True)
+    assert (status, "line 1: This key has sent reports of box 7." in error) == (1, True)
     assert new.key in await fleet.says("distrust", new.key[:12], "--because", "stolen")
     assert (await server.takes(new.send())).status == 403
     assert "Deleted: 2 keys and 1 attempt." in await fleet.says("forget", 7, "--because", "sold")

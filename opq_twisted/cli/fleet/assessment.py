@@ -57,7 +57,7 @@ def _next_lines(found: Document) -> Iterator[str]:
     if next_bp is None:
         return
     if action == "wait" and remaining is not None:
-        yield f"next {percent(next_bp)} in {wording.about(remaining)}, if nothing comes up"
+        yield f"next {percent(next_bp)} in {wording.about(remaining)}, unless there is a problem"
     elif action == "widen":
         yield f"next {percent(next_bp)}: nothing speaks against it"
 

@@ -1,4 +1,4 @@
-"""All actions of the page, and the sentences about what they have done."""
+"""All actions of the page, and the sentences about their results."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def make_actions(changes: Changes) -> Sequence[Action]:
 
     def widen(fields: Fields) -> Change:
         if fields.number("to_bp", ALL) is None:
-            # With the next step as the default, a second click would widen once more.
+            # There is no default, because a second click would then widen to a further step.
             raise RequestInvalid("Give the share in to_bp, in hundredths of a percent.")
         return changes.widen(fields)
 
@@ -33,8 +33,8 @@ def make_actions(changes: Changes) -> Sequence[Action]:
                 name=name,
                 make_change=make_change,
                 describe=_describe_rollout,
-                place=lambda typed: f"/fleet#{typed.get('channel', '')}".rstrip("#"),
-                done=changes.sign_pace,
+                next_page=lambda typed: f"/fleet#{typed.get('channel', '')}".rstrip("#"),
+                after_commit=changes.sign_pace,
             )
             for name, make_change in (
                 ("hold", changes.hold),
@@ -46,19 +46,19 @@ def make_actions(changes: Changes) -> Sequence[Action]:
             name="admit",
             make_change=admit,
             describe=_describe_admission,
-            place=lambda typed: f"/fleet/box/{typed.get('key_id', '')}",
+            next_page=lambda typed: f"/fleet/box/{typed.get('key_id', '')}",
         ),
         Action(
             name="distrust",
             make_change=changes.distrust,
             describe=_describe_distrust,
-            place=lambda typed: f"/fleet/box/{typed.get('key', '')}",
+            next_page=lambda typed: f"/fleet/box/{typed.get('key', '')}",
         ),
         Action(
             name="forget",
             make_change=changes.forget,
             describe=_describe_removal,
-            place=lambda typed: "/fleet/boxes",
+            next_page=lambda typed: "/fleet/boxes",
         ),
     )
 

@@ -1,4 +1,4 @@
-"""The actions of operators on the page: each needs a reason, and is in the audit."""
+"""The actions of operators on the page: each needs a reason, and adds a row to the audit."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -24,10 +24,10 @@ from opq_twisted.http.request import BoundedRequest
 _FORM = b"application/x-www-form-urlencoded"
 _JSON = b"application/json"
 
-#: Fields of a form.
+#: The limit of fields of a form.
 _MAX_FIELDS = 20
 
-#: The pages to which an action may lead back.
+#: The paths of the pages to which an action may redirect.
 _PAGES = re.compile(
     r"/fleet(/boxes|/audit|/box/[0-9a-f]{1,32}|/release/[0-9]{1,16})?(#[a-z0-9-]{1,40})?", re.ASCII
 )
@@ -41,22 +41,23 @@ _FORGERIES = {
 
 @frozen(kw_only=True)
 class Action:
-    """Something that an operator can do."""
+    """An action of an operator."""
 
-    #: Its name in the path.
+    #: The last part of its path.
     name: str
-    #: Checks the fields, and makes the change.
+    #: Checks the fields, and returns the change.
     make_change: MakeChange
-    #: Says what was done, from what the change returns.
+    #: Returns a sentence about the result of the change.
     describe: Callable[[Content], str]
-    #: The page to which it leads back if the form names none, from the fields of the form.
-    place: Callable[[Mapping[str, str]], str]
-    #: Called after the commit; adds to what a program gets.
-    done: Callable[[Content], Content] = lambda content: content
+    #: Returns the path of the page that follows, from the fields of the form; for a form without a
+    #: field `back`.
+    next_page: Callable[[Mapping[str, str]], str]
+    #: Called after the commit with the result of the change; returns the answer for programs.
+    after_commit: Callable[[Content], Content] = lambda content: content
 
 
 class ActionResource(PageResource):
-    """Does an action by POST, in the name of the operator."""
+    """Does an action by POST; the audit gets the name of the operator."""
 
     def __init__(self, guard: Guard, sources: Sources, action: Action) -> None:
         super().__init__(guard)
@@ -64,7 +65,7 @@ class ActionResource(PageResource):
         self._action = action
 
     def render_POST(self, request: BoundedRequest) -> Reply | int:
-        """Answer when the change is committed; a request that another page caused does nothing."""
+        """Answer after the change is committed; refuse a request that another site caused."""
         forgery = find_forgery(request)
         if forgery is not None:
             return self.guard.problem(request, FORBIDDEN, _FORGERIES[forgery])
@@ -73,8 +74,8 @@ class ActionResource(PageResource):
     async def _act(self, request: BoundedRequest, viewer: Viewer) -> Reply:
         if not viewer.is_operator:
             sentence = (
-                f"{viewer.name} may look, and change nothing: that needs the role operator. Ask "
-                "whoever runs opq-fleet add-operator."
+                f"{viewer.name} is a viewer, and may change nothing. The administrator of the "
+                "server can change the role with opq-fleet add-operator."
             )
             return self.guard.problem(request, FORBIDDEN, sentence, viewer)
         kind = (request.getHeader(b"Content-Type") or b"").partition(b";")[0].strip().lower()
@@ -99,20 +100,20 @@ class ActionResource(PageResource):
             )
         except OpqError as error:
             return self._refused(request, viewer, error, typed)
-        content = self._action.done(content)
-        # The next page shows what was done.
+        content = self._action.after_commit(content)
+        # The next page must show the change.
         await self._sources.current.recount()
         if not is_browser(request):
             return as_json(OK, content)
         word = self._sources.notices.add(self._action.describe(content))
-        place, hash_mark, fragment = self._place(typed).partition("#")
-        location = f"{place}?done={word}{hash_mark}{fragment}"
+        path, hash_mark, fragment = self._next_page(typed).partition("#")
+        location = f"{path}?done={word}{hash_mark}{fragment}"
         return Reply.sentence(SEE_OTHER, "It is done.", {b"Location": location.encode()})
 
-    def _place(self, typed: Mapping[str, str]) -> str:
+    def _next_page(self, typed: Mapping[str, str]) -> str:
         back = typed.get("back", "")
-        place = back if _PAGES.fullmatch(back) else self._action.place(typed)
-        return place if _PAGES.fullmatch(place) else "/fleet"
+        path = back if _PAGES.fullmatch(back) else self._action.next_page(typed)
+        return path if _PAGES.fullmatch(path) else "/fleet"
 
     def _refused(
         self, request: BoundedRequest, viewer: Viewer, error: OpqError, typed: Mapping[str, str]
@@ -134,10 +135,10 @@ class ActionResource(PageResource):
 
 
 def _read_form(request: BoundedRequest) -> Mapping[str, str]:
-    """Read the fields of a form; one that was left empty is not there."""
+    """Read the fields of a form; an empty field counts as missing."""
     body: bytes = request.content.read() if request.content else b""
     try:
-        # From bytes it would make ASCII only, and a reason may have other letters.
+        # Decoded first, because `parse_qs` would decode bytes as ASCII.
         found = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_MAX_FIELDS)
     except ValueError:
         raise RequestInvalid(f"The form has more than {_MAX_FIELDS} fields.") from None

@@ -9,7 +9,7 @@ from opq_twisted.http.negotiation import preferred
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 
-#: A program such as curl, which accepts anything, gets the first one.
+#: A program such as curl, which accepts any type, gets the first one.
 _MEDIA_TYPES = _JSON, _HTML = b"application/json", b"text/html"
 
 _PAGE_HEADERS = {
@@ -35,7 +35,7 @@ def answer(
     """
     Answer a request in the form that it prefers.
 
-    :param content: for a program.
+    :param content: the JSON for a program.
     :param page: makes the HTML for a browser.
     """
     more = {b"Vary": b"Accept", **(headers or {})}

@@ -1,4 +1,4 @@
-"""Finds out who sends a request to the page: a person by a password, or a program by a token."""
+"""Authenticates the requests to the page: a person by a password, a program by a token."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ from opq_twisted.http.guards.password_check import (
     read_credentials,
 )
 
-#: Characters of a token.
+#: The limit of characters of a token.
 _MAX_TOKEN = 200
 
 
@@ -25,8 +25,8 @@ class Authentication:
     """
     Checks the Authorization header of a request.
 
-    For a name that nobody has, a password is hashed as for any other. So the time of an answer does
-    not tell which names there are.
+    For an unknown name, a password is hashed as for a known one. So the time until the answer does
+    not show which names exist.
     """
 
     _log = Logger()
@@ -44,14 +44,14 @@ class Authentication:
 
     async def identify(self, authorization: bytes | None, network: str | None) -> Operator | None:
         """
-        Return the operator that a header belongs to; None if it is missing or wrong.
+        Return the operator whose password or token is in a header; None if it is missing or wrong.
 
         :param network: the network that the request comes from, as `find_network` returns it.
         :raises TooManyAttempts: if too many passwords are waiting to be checked.
         """
         found = await self._find(authorization, network)
         if found is None and authorization is not None:
-            # Not the name: people type their passwords there by mistake.
+            # The name is not logged, because people type their passwords there by mistake.
             self._wrong.say(
                 f"Somebody at {network or 'this machine'} gave a wrong password or token to the "
                 "page of the fleet."

@@ -1,4 +1,4 @@
-"""Adds to the state of the fleet, or of a release, the rows that only its page shows."""
+"""Adds details that only the page shows to the state of the fleet or of a release."""
 
 from sqlalchemy import Connection, select
 
@@ -15,7 +15,9 @@ from opq_twisted.fleet.store.schema import audit
 
 def overview_content(connection: Connection, status: Content, now: float, judge: Judge) -> Content:
     """
-    Add the history, and to each rollout its bad boxes, who has held it, and whether all are silent.
+    Add the history of the fleet, and details to each rollout.
+
+    The details are the bad boxes, the last hold, and the beginning of an outage of the network.
 
     :param status: the state of the fleet, as `opq-fleet status --json` shows it.
     :param now: seconds since the epoch.
@@ -29,7 +31,7 @@ def overview_content(connection: Connection, status: Content, now: float, judge:
 
 def release_content(connection: Connection, found: Content, now: float, judge: Judge) -> Content:
     """
-    Add to each rollout what the overview has of it, and its shares over time.
+    Add the details of the overview and the past shares to each rollout.
 
     :param found: the state of a release, as `opq-fleet release --json` shows it.
     :param now: seconds since the epoch.

@@ -11,22 +11,26 @@ from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.fleet.control.answers import Content
 from opq_twisted.fleet.store.errors import StoreUnavailable
 
-#: Seconds from the end of one count to the next, while somebody looks and while nobody does.
-_WATCHED, _UNWATCHED = 5.0, 60.0
+#: Seconds from the end of one count to the next, while somebody watches the page.
+_WATCHED = 5.0
 
-#: Counting takes at most one part in this many of the time: with a million boxes it is slow.
-_SHARE = 10
+#: The same while nobody watches it.
+_UNWATCHED = 60.0
 
-#: Seconds that the answer to an action waits for a count.
-_PATIENCE = 2.0
+#: After a count of n seconds, the next one begins n times this later: with a million boxes a count
+#: is slow.
+_PAUSE_FACTOR = 10
 
-#: Seconds for which a request for the overview counts as somebody who looks.
-_LOOKS = 60.0
+#: The answer to an action waits at most so many seconds for a count.
+_RECOUNT_TIMEOUT = 2.0
+
+#: After a request for the overview, the page counts as watched for so many seconds.
+_WATCHED_FOR = 60.0
 
 
 class CurrentOverview(Service):
     """
-    Counts the fleet every few seconds while somebody looks, and else every minute.
+    Counts the fleet every few seconds while somebody watches the page, otherwise every minute.
 
     While the database cannot be used, the last count stays, with the reason in `problem`.
     """
@@ -49,31 +53,31 @@ class CurrentOverview(Service):
         self._lock = DeferredLock()
         self._heartbeat = Heartbeat(clock, self._try_to_count, self._pause)
         self._content: Content | None = None
-        self._looked_at = float("-inf")
+        self._watched_at = float("-inf")
         self._took = 0.0
         #: Called with each new count.
         self.observers: list[Callable[[Content], object]] = []
 
     def startService(self) -> None:
-        """Count now, and again and again."""
+        """Count now and then regularly."""
         super().startService()
         self._heartbeat.startService()
         self._heartbeat.run_now()
 
     def stopService(self) -> Deferred[None]:
-        """Count no more; fires when the current count has ended."""
+        """Stop counting; the Deferred fires when the current count has ended."""
         super().stopService()
         self._heartbeat.stopService()
         return self._lock.run(lambda: None)
 
     async def get(self) -> Content:
         """
-        Return the last count; only the very first one is waited for.
+        Return the last count; before the first one has ended, wait for it.
 
-        :raises StoreUnavailable: if the database could never be used.
+        :raises StoreUnavailable: if there was no successful count yet.
         """
         was_watched = self._is_watched()
-        self._looked_at = self._clock.seconds()
+        self._watched_at = self._clock.seconds()
         if self._content is None:
             return await self.count_now()
         if not was_watched:
@@ -81,17 +85,17 @@ class CurrentOverview(Service):
         return self._content
 
     def count_soon(self) -> None:
-        """Count once more as soon as the current count has ended: something was changed."""
+        """Count again after the current count has ended, because something has changed."""
         self._heartbeat.run_now()
 
     def recount(self) -> Deferred[None]:
         """
-        Count once more, because something was changed.
+        Count again, because something has changed.
 
-        :returns: fires when that is done, or failed, or takes so long that nobody should wait.
+        :returns: fires when the count has ended or failed, or after `_RECOUNT_TIMEOUT`.
         """
         done: Deferred[None] = Deferred()
-        timeout = self._clock.callLater(_PATIENCE, done.callback, None)
+        timeout = self._clock.callLater(_RECOUNT_TIMEOUT, done.callback, None)
 
         def counted(_: object) -> None:
             if timeout.active():
@@ -131,7 +135,7 @@ class CurrentOverview(Service):
 
     def _pause(self) -> float:
         pause = _WATCHED if self._is_watched() else _UNWATCHED
-        return max(pause, self._took * _SHARE)
+        return max(pause, self._took * _PAUSE_FACTOR)
 
     def _is_watched(self) -> bool:
-        return self._is_followed() or self._clock.seconds() < self._looked_at + _LOOKS
+        return self._is_followed() or self._clock.seconds() < self._watched_at + _WATCHED_FOR

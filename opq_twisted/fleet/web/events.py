@@ -22,13 +22,13 @@ TOO_MANY = Reply.sentence(
 )
 
 _CHANGED = Reply.sentence(
-    SERVICE_UNAVAILABLE, "The operators have changed: come again.", {b"Retry-After": b"5"}
+    SERVICE_UNAVAILABLE, "The operators have changed: try again.", {b"Retry-After": b"5"}
 )
 
 
 class Events(GetPage):
     """
-    Sends all parts at the start of a stream, and then those that have changed.
+    Sends all parts at the start of a stream, and after each count those that have changed.
 
     The parts are rendered once for all viewers of the same role.
     """
@@ -36,7 +36,7 @@ class Events(GetPage):
     def __init__(self, guard: Guard, sources: Sources, streams: EventStreams) -> None:
         super().__init__(guard, sources)
         self._streams = streams
-        #: By role, what its streams have got.
+        #: For each role, the parts that its streams have received last.
         self._sent: dict[bool, Mapping[str, str]] = {}
         sources.current.observers.append(self._counted)
 
@@ -45,7 +45,7 @@ class Events(GetPage):
         closings = self._streams.closings
         content = await self.sources.current.get()
         if self._streams.closings != closings:
-            # During the first count, which may be slow, whoever asks may have been removed.
+            # The first count may be slow, and the operator may have been removed meanwhile.
             return _CHANGED
         role = viewer.is_operator
         if role not in self._sent or not len(self._streams):

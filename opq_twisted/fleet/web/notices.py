@@ -1,9 +1,9 @@
-"""Keeps the sentences about what actions have done, until the next page shows them."""
+"""Keeps the sentences about the results of actions, until the next page shows them."""
 
 import secrets
 from collections import OrderedDict
 
-#: Sentences that are kept.
+#: So many of the last sentences are kept.
 _MAX = 200
 
 
@@ -11,15 +11,15 @@ class Notices:
     """
     Gives each sentence a random word for the URL of the next page.
 
-    If the sentence itself were in the URL, anybody could make a link that lets the page say
-    something.
+    If the sentence itself were in the URL, anybody could make a link to a page with a false
+    sentence.
     """
 
     def __init__(self) -> None:
         self._sentences: OrderedDict[str, str] = OrderedDict()
 
     def add(self, sentence: str) -> str:
-        """Keep a sentence; returns its word."""
+        """Keep a sentence, and return its word."""
         word = secrets.token_urlsafe(9)
         self._sentences[word] = sentence
         if len(self._sentences) > _MAX:

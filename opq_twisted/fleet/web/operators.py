@@ -10,30 +10,30 @@ from attrs import frozen
 from opq_twisted.common.errors import OpqError
 from opq_twisted.http.guards.password import PasswordHash
 
-#: Bytes of the file.
+#: The limit of bytes of the file.
 MAX_FILE = 256 * 1024
 
-#: Mistakes that an error names.
+#: An error lists at most so many mistakes.
 _MAX_MISTAKES = 5
 
-#: Names in the audit are shown on terminals, and have no colon in HTTP basic authentication.
+#: Names are shown on terminals, and HTTP basic authentication allows no colon in them.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}", re.ASCII)
 
-#: The audit has these names for what the server does itself.
+#: The audit uses these names for decisions of the server itself.
 _RESERVED = ("engine",)
 
 _TOKEN = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
-#: What a mistake says to do.
+#: The end of an error.
 _REMEDY = "Write lines with opq-fleet add-operator or add-token."
 
 
 class OperatorsInvalid(OpqError):
-    """The operators' file cannot be used; none of it is."""
+    """The operators' file has a mistake, so no line of it is used."""
 
 
 class Role(StrEnum):
-    """What somebody may do."""
+    """The rights of a person or a program."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -44,7 +44,7 @@ class TokenHash:
     """
     The SHA-256 of a program's token.
 
-    A token is 32 random bytes, which nobody can guess: a slow hash would protect it no better.
+    A token is 32 random bytes, which nobody can guess, so a slow hash is not necessary.
     """
 
     digest: str
@@ -55,13 +55,13 @@ class TokenHash:
         return cls(hashlib.sha256(token.encode()).hexdigest())
 
     def __str__(self) -> str:
-        """Return it as it stands in the file."""
+        """Return it as it is written in the file."""
         return f"sha256:{self.digest}"
 
 
 @frozen
 class Operator:
-    """Somebody who may use the page."""
+    """A person or a program that may use the page."""
 
     name: str
     role: Role
@@ -98,7 +98,7 @@ def parse(text: str) -> Mapping[str, Operator]:
 
 
 def with_operator(text: str, operator: Operator) -> str:
-    """Return the file with one more operator, in the place of any other with this name."""
+    """Return the file with an operator added; another one with the same name is replaced."""
     return f"{without(text, operator.name)}{operator}\n"
 
 
@@ -109,14 +109,14 @@ def without(text: str, name: str) -> str:
 
 
 def require_name(name: str) -> None:
-    """Raise `OperatorsInvalid` if an operator cannot have a name."""
+    """Raise `OperatorsInvalid` if an operator cannot have this name."""
     if not _NAME.fullmatch(name):
         raise OperatorsInvalid(
-            f"{name[:80]!r} is no name of an operator: it has 1 to 64 letters, digits and "
-            "characters of . _ @ + -, and begins with a letter or a digit"
+            f"{name[:80]!r} cannot be the name of an operator: a name has 1 to 64 letters, digits "
+            "and characters of . _ @ + -, and begins with a letter or a digit"
         )
     if name in _RESERVED:
-        raise OperatorsInvalid(f"{name!r} is the name of the server's own decisions")
+        raise OperatorsInvalid(f"the name {name!r} is reserved for decisions of the server")
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -11,17 +11,16 @@ from opq_twisted.common import files
 from opq_twisted.common.errors import CannotStart
 from opq_twisted.fleet.web.operators import MAX_FILE, Operator, OperatorsInvalid, parse
 
-#: Tells whether a file has changed: its device, number and size, the time of its content, and the
-#: time of any change. A copy may keep the former (cp -p), and nobody can set the latter.
+#: Shows whether a file has changed: device, inode, size, st_mtime and st_ctime. A copy may keep
+#: st_mtime (cp -p), but nobody can set st_ctime.
 _Identity = tuple[int, ...]
 
 
 class OperatorsFile:
     """
-    The operators, as the file had them when it was last correct.
+    The operators of the last version of the file that had no mistake.
 
-    A file that becomes wrong changes nothing: the operators before stay, and the log says what is
-    wrong.
+    If the file gets a mistake, the earlier operators stay valid, and the log names the mistake.
     """
 
     _log = Logger()
@@ -53,7 +52,7 @@ class OperatorsFile:
         try:
             operators = self._read()
         except OperatorsInvalid as error:
-            self._log.error("{error} The operators before are valid until then.", error=error)
+            self._log.error("{error} Until then, the earlier operators stay valid.", error=error)
             return
         self._log.info("Read {path}: {count} operators", path=self._path, count=len(operators))
         if operators != self._operators:
@@ -80,8 +79,8 @@ class OperatorsFile:
             ) from None
         if mode & stat.S_IWOTH:
             raise OperatorsInvalid(
-                f"Every user of this machine can write to the operators' file {self._path}, and so "
-                f"become an operator: chmod o-rwx {self._path}"
+                f"Every user of this machine can write to the operators' file {self._path}, and "
+                f"could become an operator: chmod o-rwx {self._path}"
             )
         if mode & stat.S_IROTH:
             self._log.warn(

@@ -1,4 +1,4 @@
-"""The pages that only show something."""
+"""The pages without actions: the overview, lists, a box, a release."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,17 +23,17 @@ from opq_twisted.fleet.web.views.viewer import Viewer
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 
-#: Rows of a page, unless the query has a `limit`.
+#: A page has so many rows, unless the query has a `limit`.
 _ROWS = 100
 
-#: The fields that choose boxes, and those of them that are numbers.
+#: The fields of the filter for boxes, and those fields that are numbers.
 _FILTER = ("channel", "release", "state", "waiting", "not_seen_for", "need")
 _NUMBERS = ("release", "not_seen_for")
 
 
 @frozen
 class Sources:
-    """Where the pages get what they show."""
+    """The objects from which the pages get their content."""
 
     database: Database
     queries: Queries
@@ -50,15 +50,15 @@ class GetPage(PageResource):
         self.sources = sources
 
     def render_GET(self, request: BoundedRequest) -> int:
-        """Answer when the content is there."""
+        """Answer after the content was read."""
         return self.serve(request, self.show)
 
     async def show(self, request: BoundedRequest, viewer: Viewer) -> Reply | int:
         """Make the answer."""
         raise NotImplementedError
 
-    def done(self, request: BoundedRequest) -> str | None:
-        """Return the sentence about the action that has led to this page."""
+    def notice(self, request: BoundedRequest) -> str | None:
+        """Return the sentence about the action before this page; None if there was none."""
         words = request.args.get(b"done", [b""])
         return self.sources.notices.find(words[0].decode("latin-1"))
 
@@ -73,12 +73,12 @@ class OverviewPage(GetPage):
     async def show(self, request: BoundedRequest, viewer: Viewer) -> Reply:
         """Show the last count."""
         content = await self.sources.current.get()
-        page = partial(render.overview, content, viewer, self.done(request))
+        page = partial(render.overview, content, viewer, self.notice(request))
         return answer(request, OK, content, page)
 
 
 class BoxesPage(GetPage):
-    """`/fleet/boxes`: the boxes that a filter lets through, some at a time."""
+    """`/fleet/boxes`: the boxes that match a filter, in pages."""
 
     async def show(self, request: BoundedRequest, viewer: Viewer) -> Reply:
         """List boxes."""
@@ -93,12 +93,12 @@ class BoxesPage(GetPage):
             "filter": wanted,
             "after": fields.number("after"),
         }
-        page = partial(render.boxes, content, viewer, self.done(request))
+        page = partial(render.boxes, content, viewer, self.notice(request))
         return answer(request, OK, content, page)
 
 
 class AuditPage(GetPage):
-    """`/fleet/audit`: what people and the server have changed, the last change first."""
+    """`/fleet/audit`: the changes by people and by the server, the last one first."""
 
     async def show(self, request: BoundedRequest, viewer: Viewer) -> Reply:
         """List changes."""
@@ -124,7 +124,7 @@ class BoxPage(GetPage):
         """Show a box."""
         fields = Fields({"name": self._name})
         content = {**await self.read(self.sources.queries.box(fields)), "name": self._name}
-        page = partial(render.box, content, viewer, self.done(request))
+        page = partial(render.box, content, viewer, self.notice(request))
         return answer(request, OK, content, page)
 
 
@@ -143,12 +143,12 @@ class ReleasePage(GetPage):
         content = await self.read(
             lambda connection: release_content(connection, query(connection), now, judge)
         )
-        page = partial(render.release, content, viewer, self.done(request))
+        page = partial(render.release, content, viewer, self.notice(request))
         return answer(request, OK, content, page)
 
 
 class Folder(PageResource):
-    """The pages that have a name as the last part of their path."""
+    """The parent of pages whose last part of the path is a name."""
 
     def __init__(self, guard: Guard, make_page: Callable[[str], IResource]) -> None:
         super().__init__(guard)
@@ -165,12 +165,12 @@ class Redirect(PageResource):
     """`/`: leads to the page of the fleet."""
 
     def render_GET(self, request: BoundedRequest) -> Reply:
-        """Answer anybody: it tells nothing."""
+        """Redirect without a password, because the answer contains nothing secret."""
         return Reply.sentence(SEE_OTHER, "The page is at /fleet.", {b"Location": b"/fleet"})
 
 
 def _query(request: BoundedRequest) -> Fields:
-    """Read the query of a request; a form sends what was left out as an empty field."""
+    """Read the query of a request; an empty field of a form counts as missing."""
     for name in [name for name, values in request.args.items() if values == [b""]]:
         del request.args[name]
     request.args.setdefault(b"limit", [b"%d" % _ROWS])

@@ -1,4 +1,4 @@
-"""The base of the page's resources: only operators get in, and errors are pages, too."""
+"""The base of the page's resources: it authenticates, and shows errors as pages or as JSON."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -23,19 +23,19 @@ from opq_twisted.http.resource import PlainResource
 _CHALLENGE = {b"WWW-Authenticate": b'Basic realm="OPQ fleet", charset="UTF-8"'}
 _RETRY = {b"Retry-After": b"10"}
 
-#: Makes the answer for somebody who may look at the page.
+#: Makes the answer for an authenticated viewer.
 Show = Callable[[BoundedRequest, Viewer], Coroutine[Deferred[Any], Any, Reply | int]]
 
 
 @frozen
 class Guard:
-    """What all resources of the page need."""
+    """The functions that all resources of the page need."""
 
-    #: Finds out who sends a request; raises `TooManyAttempts`.
+    #: Authenticates the sender of a request; raises `TooManyAttempts`.
     identify: Callable[[BoundedRequest], Coroutine[Deferred[Any], Any, Operator | None]]
     #: Gives seconds since the epoch.
     now: Callable[[], float]
-    #: Returns the network whose requests are counted together; None if none is.
+    #: Returns the network of the sender, for limits; None if no limit applies.
     client: Callable[[BoundedRequest], str | None]
 
     def problem(
@@ -76,11 +76,11 @@ class PageResource(PlainResource):
         sentence: str,
         headers: Mapping[bytes, bytes] | None = None,
     ) -> Reply:
-        """Make the reply to a request for a path or by a method that there is not."""
+        """Make the reply to a request with an unknown path or method."""
         return self.guard.problem(request, code, sentence, headers=headers)
 
     def serve(self, request: BoundedRequest, show: Show) -> int:
-        """Answer with the result of a function if the client is an operator or a viewer."""
+        """Answer with the result of `show` if the client is an operator or a viewer."""
         sentence = "Something went wrong in the server; its log says what."
         broken = self.guard.problem(request, INTERNAL_SERVER_ERROR, sentence)
         return answer_later(request, self._let_in(request, show), broken)

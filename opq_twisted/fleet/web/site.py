@@ -62,7 +62,7 @@ class FleetPage(MultiService):
         now: Callable[[], float],
     ) -> None:
         """
-        Read the operators' file, and look at the port.
+        Read the operators' file, and check the port.
 
         :param now: gives seconds since the epoch.
         :raises CannotStart: if the file or the port cannot be used.
@@ -71,7 +71,7 @@ class FleetPage(MultiService):
         operators = OperatorsFile(settings.operators)
         authentication = Authentication(reactor, operators)
         streams = EventStreams(reactor, TOO_MANY)
-        # Whoever has opened a stream may be no operator any more.
+        # The operator who has opened a stream may have been removed.
         operators.observers.append(streams.close)
 
         def network(request: BoundedRequest) -> str | None:
@@ -88,7 +88,7 @@ class FleetPage(MultiService):
             )
 
         self.current = current = CurrentOverview(reactor, count, lambda: len(streams) > 0)
-        # Also while nobody asks for a page, the streams of removed operators have to end.
+        # The streams of removed operators have to end even if nobody requests a page.
         current.observers.append(lambda _: operators.operators())
         root = make_root(
             Guard(identify, now, network),
@@ -103,7 +103,7 @@ class FleetPage(MultiService):
             each.setServiceParent(self)
 
     def startService(self) -> None:
-        """Listen, and say where."""
+        """Listen, and log the address."""
         super().startService()
         url = self._listener.url
         place = url if url.startswith("unix:") else f"{url}/fleet"

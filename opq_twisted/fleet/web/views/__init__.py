@@ -1,1 +1,1 @@
-"""What one sees of the page of the fleet: HTML, charts, and the style."""
+"""Renders the page of the fleet: HTML, charts, and the style."""

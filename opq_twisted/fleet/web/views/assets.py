@@ -17,13 +17,13 @@ CONTENT_SECURITY_POLICY = (
     b"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
 
-#: Digits of a hash that make another name for another content.
+#: The number of digits of the hash in the name of a file, so that new content has a new name.
 _DIGITS = 12
 
 
 @frozen
 class Asset:
-    """A file, which never changes under its name."""
+    """A file whose name changes with its content."""
 
     content: bytes
     media_type: bytes

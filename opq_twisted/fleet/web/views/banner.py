@@ -1,4 +1,4 @@
-"""Says where a rollout is, and what to do about it."""
+"""Describes the state of a rollout for people, and the next step."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from attrs import frozen
 from opq_twisted.fleet.rollouts.steps import STEPS
 from opq_twisted.fleet.web.views import formats
 
-#: What the boxes did, in numbers.
+#: JSON.
 _Content = Mapping[str, Any]
 
 _OFF = (
-    "Nobody judges this rollout: it goes as it was signed. To let the server judge, start it with "
-    "--rollouts observe."
+    "The server does not judge this rollout: it goes to all boxes for which it was signed. To let "
+    "the server judge it, start the server with --rollouts observe."
 )
 _HELD = (
     "No box installs it by itself. Look at the bad boxes; then resume it, or publish a better "
@@ -29,9 +29,9 @@ class Banner:
     tone: str
     #: The state in a word or two.
     state: str
-    #: What comes next, or is to be done.
+    #: The next step, or the task for a person.
     next: str
-    #: What the engine says, with its numbers; empty if there is nothing to add.
+    #: The sentence of the engine; empty if it adds nothing to the numbers.
     sentence: str
     well: int
     bad: int
@@ -40,10 +40,11 @@ class Banner:
     reasons: Sequence[tuple[str, int]]
     #: Failures that are not the fault of the release.
     excused: Sequence[tuple[str, int]]
-    #: The shares that it goes through, in hundredths of a percent.
+    #: The shares of its steps, in basis points.
     steps: Sequence[int]
-    #: The larger shares that an operator may choose, and the ones from which it can be resumed.
+    #: The larger shares to which an operator may widen it.
     wider: Sequence[int]
+    #: The shares at which an operator may resume it.
     resumable: Sequence[int]
 
     @property
@@ -60,7 +61,7 @@ class Banner:
         """
         assessment, state = channel["assessment"], channel["state"]
         bp, ceiling = channel["bp"], channel["ceiling_bp"]
-        numbers = _count(channel) if assessment is None else _take(assessment)
+        numbers = _count(channel) if assessment is None else _judged(assessment)
         tone, label, then = _describe(channel, mode)
         shares = sorted({*(each for each in STEPS if each < ceiling), bp, ceiling} - {0})
         return cls(
@@ -78,16 +79,16 @@ class Banner:
 
 
 def _sentence(assessment: _Content | None) -> str:
-    """Return what the numbers on the page do not say."""
+    """Return the sentence of the engine, unless it only repeats the numbers of the page."""
     if assessment is None or assessment["action"] == "nothing":
         return ""
-    # Until the step is over the engine says nothing but the numbers.
+    # Until the step is over, the sentence of the engine has only the numbers.
     if assessment["remaining"] is not None:
         return ""
     return assessment["sentence"] or ""
 
 
-def _take(assessment: _Content) -> dict[str, Any]:
+def _judged(assessment: _Content) -> dict[str, Any]:
     return {
         "well": assessment["well"],
         "bad": assessment["bad"],
@@ -97,7 +98,7 @@ def _take(assessment: _Content) -> dict[str, Any]:
 
 
 def _count(channel: _Content) -> dict[str, Any]:
-    """Count the outcomes, if nobody judges them."""
+    """Count the outcomes for a rollout that the engine does not judge."""
     bad: dict[str, int] = {}
     by_outcome: dict[str, int] = {}
     for each in channel["outcomes"]:
@@ -134,7 +135,7 @@ def _describe(channel: _Content, mode: str) -> tuple[str, str, str]:
     if state == "held":
         return "bad", "Held", _HELD
     if state == "superseded":
-        return "good", "Superseded", "The channel names another release: nothing is to be done."
+        return "good", "Superseded", "The channel names another release. Nothing is to be done."
     if state == "done" or channel["bp"] >= channel["ceiling_bp"]:
         return _describe_done(channel, mode)
     if channel["assessment"] is None:
@@ -164,7 +165,7 @@ def _describe_done(channel: _Content, mode: str) -> tuple[str, str, str]:
     elif channel["assessment"]["action"] == "ask":
         return "warn", f"Done at {share}: asks", "Somebody has to decide: hold it, or leave it."
     elif mode == "observe":
-        then += " It is only observed: the server changes nothing by itself."
+        then += " The server only observes: it changes nothing by itself."
     return "good", f"Done at {share}", then
 
 
@@ -183,11 +184,11 @@ def _describe_step(channel: _Content, mode: str, state: str) -> tuple[str, str, 
             f"The step to {following} is ready: widen it, if you agree.",
         )
     if mode == "observe":
-        return "busy", state, "It is only observed: the server changes nothing by itself."
+        return "busy", state, "The server only observes: it changes nothing by itself."
     if remaining is not None:
-        then = "if nothing comes up" if mode == "auto" else "if somebody agrees"
+        then = "unless there is a problem" if mode == "auto" else "if somebody agrees"
         return "busy", state, f"Next {following} in {formats.span(remaining)}, {then}."
-    return "busy", state, f"Next {following} as soon as nothing stands in the way."
+    return "busy", state, f"Next {following} as soon as nothing prevents it."
 
 
 def _would_hold(mode: str) -> str:

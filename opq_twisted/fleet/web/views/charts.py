@@ -1,4 +1,4 @@
-"""Draws charts of numbers of each day."""
+"""Draws charts of daily numbers."""
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -8,16 +8,16 @@ from attrs import frozen
 
 from opq_twisted.fleet.web.views.svg import HEIGHT, LEAST, WIDTH, add, make_root, to_text
 
-#: What a scale may end at, in powers of ten: its half must be a whole number.
+#: A scale ends at one of these numbers times a power of ten, so that its half is a whole number.
 _ENDS = (2, 4, 6, 8, 10)
 
-#: The part of its day that a bar fills.
+#: The width of a bar, as a part of the width of a day.
 _BAR = 0.7
 
 
 @frozen
 class Series:
-    """The numbers of one colour, one for each day; None where nobody has counted."""
+    """The numbers of one colour, one for each day; None if the day was not counted."""
 
     #: The class of its shapes, for the style.
     name: str
@@ -116,7 +116,8 @@ def _area(
     upper: Sequence[float],
     top: int,
 ) -> None:
-    # Each day is a step: so a single day has a width, and the last one reaches the edge.
+    # Each day is a horizontal step, so that a single day has a width, and the last one reaches the
+    # edge.
     points = [*_steps(first, days, upper, top), *reversed([*_steps(first, days, lower, top)])]
     data = "M" + " L".join(f"{x:.2f},{y:.2f}" for x, y in points) + " Z"
     add(root, "path", d=data, **{"class": name})

@@ -58,7 +58,7 @@ def moment(seconds: float | None, now: float) -> Markup:
 
 
 def age(seconds: float | None, now: float) -> Markup:
-    """Format as HTML how long ago something was: `3 minutes ago`."""
+    """Format the age of something as HTML: `3 minutes ago`."""
     time = None if seconds is None else _time(seconds)
     if seconds is None or time is None:
         return _no_time(seconds)
@@ -66,7 +66,7 @@ def age(seconds: float | None, now: float) -> Markup:
 
 
 def built(release: int | None) -> Markup:
-    """Format as HTML when a release was built, which is its version; empty if that is no time."""
+    """Format the build time of a release, which is its version, as HTML; empty if it is no time."""
     time = None if release is None else _time(release)
     return Markup("") if time is None else _element(time, f"{time:%-d %b %Y}")
 

@@ -16,7 +16,7 @@ def describe_history(history: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     Return the values of the template; there are no charts before the first day is over.
 
-    :param history: what `queries.history.read_history` returns.
+    :param history: the result of `queries.history.read_history`.
     """
     outcomes = history["outcomes"]
     if all(each is None for each in outcomes["updated"]):
@@ -54,7 +54,7 @@ def _adoption(series: Sequence[Series]) -> Chart:
 def _updated(outcomes: Mapping[str, _Numbers]) -> Chart:
     return bars(
         "Updated boxes a day",
-        "The attempts of each day that ended well.",
+        "The successful attempts of each day.",
         [Series("well", outcomes["updated"])],
     )
 

@@ -1,4 +1,4 @@
-"""Renders the parts of the overview that change while somebody looks at it."""
+"""Renders the parts of the overview that change while it is open."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def render_parts(content: _Content, viewer: Viewer) -> Mapping[str, Markup]:
     """
     Return the HTML of each part by its name.
 
-    :param content: the state of the fleet, as programs get it.
+    :param content: the state of the fleet, as in the JSON of `/fleet`.
     """
     values = {"content": content, "now": content["time"], "viewer": viewer}
     parts = {
@@ -79,6 +79,7 @@ def _shares(content: _Content) -> Iterator[tuple[str, int | None, int, str]]:
         if number:
             rows.append((label, None, number))
     for place, (label, release, number) in enumerate(rows):
+        # A class of style.css: s6 is the colour of all others.
         name = f"s{min(place, 6)}" if release is not None else "s6"
         yield label, release, number, share_bar(f"{number:,}", ((name, number),), content["boxes"])
 

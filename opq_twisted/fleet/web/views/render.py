@@ -20,10 +20,10 @@ _FAULT = "Something is wrong"
 
 def overview(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
     """
-    Render the first page.
+    Render the overview.
 
-    :param content: the state of the fleet, as programs get it.
-    :param done: what the last action has done, in a sentence.
+    :param content: the state of the fleet, as in the JSON of `/fleet`.
+    :param done: a sentence about the result of the last action.
     """
     values = {
         **describe_history(content["history"]),
@@ -80,14 +80,14 @@ def audit(content: _Content, viewer: Viewer, done: str | None = None) -> bytes:
 
 
 def form(content: _Content, viewer: Viewer) -> bytes:
-    """Render an action that was refused, with what was typed, so that it can be sent again."""
+    """Render the form of a refused action with all fields, so that it can be sent again."""
     values = {"content": content, "title": words.TITLES.get(content["code"], _FAULT)}
     return _page("form", values, content, viewer, None)
 
 
 def problem(code: int, sentence: str, viewer: Viewer | None, now: float) -> bytes:
     """
-    Render a page that only says what is wrong.
+    Render a page with an error.
 
     :param code: the status of the response.
     :param now: seconds since the epoch.
@@ -104,5 +104,5 @@ def _page(
     done: str | None,
 ) -> bytes:
     shared = {"page": name, "viewer": viewer, "done": done, "now": content["time"]}
-    # A text may have characters that UTF-8 has not.
+    # A text may contain surrogates, which UTF-8 cannot encode.
     return fill(f"{name}.html", {**shared, **values}).encode(errors="replace")

@@ -1,11 +1,11 @@
-"""Makes drawings in SVG: only shapes, because a page can set text better beside them."""
+"""Makes drawings in SVG. They have only shapes; the text is beside them in the HTML."""
 
 from xml.etree import ElementTree as ET
 
 #: The size of the view box; the page stretches it.
 WIDTH, HEIGHT = 600, 160
 
-#: The height or half the width of a shape that would be too small to see.
+#: The least height of a shape, and half of its least width, so that it can be seen.
 LEAST = 3.0
 
 

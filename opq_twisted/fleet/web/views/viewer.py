@@ -1,11 +1,11 @@
-"""Who looks at the page."""
+"""The person or program that requests a page."""
 
 from attrs import frozen
 
 
 @frozen(kw_only=True)
 class Viewer:
-    """A person or a program that has proved its name."""
+    """An authenticated person or program."""
 
     name: str
     #: Whether it may change anything.

@@ -1,53 +1,53 @@
-"""The words of the page for the names in the JSON."""
+"""The words on the page for the names in the JSON."""
 
 from collections.abc import Mapping
 
-#: What a box waits for.
+#: The reasons to wait; each follows "waits for".
 WAITING: Mapping[str, str] = {
     "turn": "its turn in the rollout",
     "held": "a held rollout",
     "click": "a click on its page",
     "window": "its hours for updates",
-    "measurement": "a measurement to end",
-    "refused": "another release: it refuses this one",
-    "clock": "a clock that is right",
+    "measurement": "the end of a measurement",
+    "refused": "another release: it has blocked this one",
+    "clock": "the right time",
     "stale": "metadata that has not expired",
     "untrusted": "metadata that it can trust",
     "server": "the update server",
-    "other": "something that this server does not know",
+    "other": "a reason that this server does not know",
 }
 
-#: What the server thinks of a key.
+#: The states of a key.
 KEY_STATES: Mapping[str, str] = {
     "known": "known: trusted at its first report",
     "admitted": "admitted by an operator",
-    "distrusted": "distrusted: its reports are turned away",
+    "distrusted": "distrusted: its reports are refused",
     "replaced": "replaced by another key of this box",
     "gone": "gone: silent for a long time",
 }
 
-#: How an attempt ended, or where it is.
+#: The results of an attempt, and its state before that.
 OUTCOMES: Mapping[str, str] = {
     "updated": "updated",
     "returned": "went back",
     "failed": "failed",
     "silent": "silent",
-    "unclear": "silent, maybe for the network",
+    "unclear": "silent, maybe because of the network",
     "under way": "under way",
 }
 
-#: What is written in the audit, as what somebody did.
+#: The actions in the audit; each follows a name.
 ACTIONS: Mapping[str, str] = {
     "announce": "announced",
     "hold": "held",
     "resume": "resumed",
     "widen": "widened",
     "would-hold": "would have held",
-    "ask": "asks about",
+    "ask": "asked for a decision about",
     "first-bad": "saw the first bad box of",
     "enrolment": "saw new keys",
     "fleet-silent": "found the fleet silent",
-    "fleet-heard": "hears the fleet again",
+    "fleet-heard": "heard the fleet again",
     "admit": "admitted",
     "distrust": "distrusted",
     "replace": "replaced",
@@ -63,5 +63,5 @@ TITLES: Mapping[int, str] = {
     405: "This is not possible here",
     409: "Nothing was changed",
     429: "Too many attempts",
-    503: "The database is away",
+    503: "The database cannot be used",
 }
