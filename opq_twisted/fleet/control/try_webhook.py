@@ -5,7 +5,7 @@ from collections.abc import Callable
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.control.answers import Content, answer_in_json
 from opq_twisted.fleet.webhook.outbox import Event, Notice, make_body
-from opq_twisted.fleet.webhook.post import NotTaken, Poster
+from opq_twisted.fleet.webhook.post import NotAccepted, Poster
 from opq_twisted.fleet.webhook.schedule import Message
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
@@ -40,7 +40,7 @@ class WebhookTestResource(PlainResource):
         name = self._poster.receiver.name
         try:
             await self._poster.post(Message(0, body, 1))
-        except NotTaken as error:
+        except NotAccepted as error:
             raise WebhookFailed(
                 f"The webhook {name} did not accept the message: {error}. Check --webhook, and the "
                 "receiver's log."

@@ -158,8 +158,8 @@ class _Step:
             f"{because or self._because}{advice.format(release=known.release)}"
         )
         numbers = self._assessment.to_json()
-        told = Notice(event, text, known.channel, known.release, numbers)
-        self._notify(self._connection, self._now, told)
+        notice = Notice(event, text, known.channel, known.release, numbers)
+        self._notify(self._connection, self._now, notice)
 
 
 def _is_current(connection: Connection, assessed: Rollout) -> bool:

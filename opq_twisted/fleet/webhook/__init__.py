@@ -1,1 +1,1 @@
-"""The webhook: it tells another program what the engine noticed and did."""
+"""The webhook: it tells another program about decisions and problems of the engine."""

@@ -13,65 +13,65 @@ from opq_twisted.fleet.store.schema import notice
 
 
 class Event(StrEnum):
-    """What a message is about."""
+    """The subject of a message."""
 
-    #: A release is bad on a box, for the first time.
+    #: For the first time, a release is bad on a box.
     FIRST_BAD = "first-bad"
-    #: The engine has held a release, or with `observe` would have.
+    #: The engine has held a release; with `observe`, it would have held it.
     HELD = "held"
     #: A step is over, and a person has to decide: the numbers are neither good nor bad.
     INCONCLUSIVE = "inconclusive"
-    #: A step is over and well, and with `ask` an operator has to widen it.
+    #: A step is over, and the numbers are good; with `ask`, an operator has to widen the rollout.
     READY = "ready"
-    #: Many boxes that installed nothing are silent, and when they are heard again.
+    #: Many boxes that installed nothing are silent, or they are heard again.
     FLEET_SILENT = "fleet-silent"
     FLEET_HEARD = "fleet-heard"
     WIDENED = "widened"
     #: The release is out to all boxes for which it was signed.
     DONE = "done"
-    #: Keys of boxes have come in that nobody has admitted.
+    #: There are new keys of boxes that nobody has admitted.
     ENROLMENT = "enrolment"
-    #: Somebody tries the webhook.
+    #: Somebody tests the webhook.
     TEST = "test"
 
 
 @frozen
 class Notice:
-    """What a message says."""
+    """The content of a message."""
 
     event: Event
     #: Whole sentences for people.
     text: str
     channel: str | None = None
     release: int | None = None
-    #: What programs may want to know besides.
+    #: More values, for programs.
     numbers: Mapping[str, Any] = Factory(dict)
 
 
-#: Tells somebody of an event, in the transaction of the change that it is about, and with the time
-#: in seconds since the epoch.
+#: Sends a message about a change, in the transaction of that change; the number is the time in
+#: seconds since the epoch.
 Notify = Callable[[Connection, float, Notice], None]
 
 
-def put(connection: Connection, now: float, told: Notice) -> None:
-    """Keep a message that is to be sent; a `Notify`."""
-    row = {"at": now, "body": make_body(now, told), "tries": 0, "next_at": now}
+def put(connection: Connection, now: float, new_notice: Notice) -> None:
+    """Store a message, which the sender will send; a `Notify`."""
+    row = {"at": now, "body": make_body(now, new_notice), "tries": 0, "next_at": now}
     connection.execute(insert(notice).values(row))
 
 
-def discard(_connection: Connection, _now: float, _told: Notice) -> None:
-    """Keep no message: there is no webhook; a `Notify`."""
+def discard(_connection: Connection, _now: float, _new: Notice) -> None:
+    """Do nothing, because there is no webhook; a `Notify`."""
 
 
-def make_body(now: float, told: Notice) -> str:
+def make_body(now: float, new_notice: Notice) -> str:
     """Return the JSON of a message, which has an id of its own."""
     body = {
         "id": secrets.token_hex(16),
-        "event": told.event.value,
+        "event": new_notice.event.value,
         "at": now,
-        "channel": told.channel,
-        "release": told.release,
-        "text": told.text,
-        "numbers": dict(told.numbers),
+        "channel": new_notice.channel,
+        "release": new_notice.release,
+        "text": new_notice.text,
+        "numbers": dict(new_notice.numbers),
     }
     return json.dumps(body)

@@ -23,18 +23,18 @@ from opq_twisted.http.reasons import reason_of
 from opq_twisted.http.retry_after import retry_after
 from opq_twisted.http.small_body import SmallBody
 
-#: Seconds until a receiver must have answered completely.
+#: A receiver must have sent its whole answer within so many seconds.
 TIMEOUT = 10.0
 
-#: Bytes of an answer, of which only the status matters.
+#: The limit of bytes of an answer; only its status matters.
 _MAX_ANSWER = 64 * 1024
 
 #: The header of the signature.
 _SIGNATURE = "Opq-Signature"
 
 
-class NotTaken(OpqError):
-    """The receiver did not take a message; the text is the second half of a sentence."""
+class NotAccepted(OpqError):
+    """The receiver did not accept a message; the text is the second half of a sentence."""
 
     def __init__(self, why: str, retry_after: float = 0.0) -> None:
         super().__init__(why)
@@ -43,21 +43,21 @@ class NotTaken(OpqError):
 
 @frozen
 class Receiver:
-    """Where messages go."""
+    """The receiver of the messages."""
 
     url: str = field(repr=False)
-    #: Shared with the receiver; None to sign nothing.
+    #: The secret that is shared with the receiver; None for no signature.
     secret: str | None = field(repr=False)
 
     @property
     def name(self) -> str:
-        """The scheme, host and port; the rest of the URL is a secret of many chat services."""
+        """The scheme, host and port. With many chat services, the rest of the URL is a secret."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc}"
 
 
 class Poster:
-    """Sends messages, each over a connection of its own; follows no redirect."""
+    """Sends each message over a new connection, and follows no redirect."""
 
     def __init__(
         self, clock: IReactorTime, agent: IAgent, receiver: Receiver, now: Callable[[], float]
@@ -72,19 +72,19 @@ class Poster:
         """
         Send a message.
 
-        :raises NotTaken: if the receiver does not answer with a status of success.
+        :raises NotAccepted: if the receiver does not answer with a status of success.
         """
         exchange = Deferred.fromCoroutine(self._exchange(message))
         try:
             status, wait = await exchange.addTimeout(TIMEOUT, self._clock, _timed_out)
-        except NotTaken:
+        except NotAccepted:
             raise
         except Exception as error:
             # The network, DNS and TLS raise many different errors.
-            raise NotTaken(reason_of(error)) from None
+            raise NotAccepted(reason_of(error)) from None
         if not 200 <= status < 300:
             hint = ", and redirects are not followed" if 300 <= status < 400 else ""
-            raise NotTaken(f"it answers with status {status}{hint}", wait)
+            raise NotAccepted(f"it answers with status {status}{hint}", wait)
 
     async def _exchange(self, message: Message) -> tuple[int, float]:
         """Return the status, and the seconds of `Retry-After`."""
@@ -124,7 +124,7 @@ def sign(body: bytes, at: int, secret: str) -> str:
 
 
 class _BoundedProtocol(HTTP11ClientProtocol):
-    """Breaks off an answer that is too long, be it in its headers."""
+    """Aborts the connection if the headers and the body of an answer are too long."""
 
     _received = 0
 
@@ -149,7 +149,7 @@ class _BoundedPool(HTTPConnectionPool):
 
 
 class _Rest(Protocol):
-    """Reads the body of an answer for a while, and forgets it: the status is known."""
+    """Discards the body of an answer, and cuts a connection that does not end."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -164,4 +164,4 @@ class _Rest(Protocol):
 
 
 def _timed_out(_result: object, timeout: float) -> NoReturn:
-    raise NotTaken(f"it has not answered within {timeout:.0f} seconds")
+    raise NotAccepted(f"it has not answered within {timeout:.0f} seconds")

@@ -1,4 +1,4 @@
-"""Says which message is sent next, and when one is sent again that was not delivered."""
+"""Chooses the message to send next, and the time when a failed message is sent again."""
 
 import json
 from typing import Any
@@ -8,17 +8,17 @@ from sqlalchemy import Connection, Row, and_, delete, or_, select, update
 
 from opq_twisted.fleet.store.schema import notice
 
-#: Seconds until a message is sent again after each of its failures but the last one. They are
-#: longer than a try: another server with the same database does not send it meanwhile.
+#: Seconds after each failure until the message is sent again. Each pause is longer than an attempt,
+#: so that another server with the same database does not send the message at the same time.
 PAUSES = (60.0, 300.0, 1800.0, 7200.0)
 
-#: How often a message is sent at most.
+#: A message is sent at most so many times.
 MAX_TRIES = len(PAUSES) + 1
 
-#: Seconds for which a receiver may put off a message that it does not take now.
+#: The longest `Retry-After` of a receiver that is obeyed, in seconds.
 _LONGEST = PAUSES[-1]
 
-#: Messages that wait at most, and the seconds after which nobody needs one any more.
+#: The limit of waiting messages, and the seconds after which a message is too old to be sent.
 MAX_WAITING = 1000
 _MAX_AGE = 3 * 86400.0
 
@@ -31,22 +31,22 @@ class Message:
     row: int
     #: The body of the request, which is JSON.
     body: str
-    #: How often it was sent, with the try that begins now.
+    #: The number of attempts to send it, including the one that begins now.
     tries: int
 
     @property
     def event(self) -> str:
-        """What it is about."""
+        """The value of its `Event`."""
         return self._field("event")
 
     @property
     def delivery(self) -> str:
-        """The same for all tries, and no other message has it."""
+        """Its unique id, which is the same in all attempts."""
         return self._field("id")
 
     @property
     def is_last_try(self) -> bool:
-        """Whether it is given up if it is not delivered now."""
+        """Whether it will be deleted even if this attempt fails."""
         return self.tries >= MAX_TRIES
 
     def _field(self, name: str) -> str:
@@ -54,49 +54,49 @@ class Message:
 
 
 @frozen
-class Ended:
-    """How a try ended."""
+class Attempted:
+    """The result of an attempt to send a message."""
 
     message: Message
     is_delivered: bool
-    #: The seconds after which the receiver wants to be asked again.
+    #: The `Retry-After` of the receiver, in seconds.
     retry_after: float = 0.0
 
 
 def claim(connection: Connection, now: float) -> Message | None:
     """
-    Return the message that is to be sent now, the one that was sent least often first.
+    Return the message that is due; of several, the one with the fewest attempts.
 
-    It counts as not delivered until `settle` is called: a server that is killed meanwhile, or
-    another one with the same database, sends it again only after the pause.
+    Until `settle` is called, the attempt counts as failed. So if this server is killed meanwhile,
+    the message is sent again after the pause, by this server or another one.
 
     :param now: seconds since the epoch.
     """
-    # The clock may have been ahead when a message was kept.
+    # The clock may have been ahead when the message was stored.
     is_due = or_(notice.c.next_at <= now, notice.c.next_at > now + _LONGEST)
     query = select(notice).where(is_due).order_by(notice.c.tries, notice.c.id).limit(1)
     row = connection.execute(query.with_for_update(skip_locked=True)).first()
     return None if row is None else _begin(connection, row, now)
 
 
-def settle(connection: Connection, ended: Ended, now: float) -> None:
-    """Delete a message that is delivered or given up, or put it off for as long as wanted."""
-    message = ended.message
-    # SQLite may have given the number of a row that was deleted to another one.
+def settle(connection: Connection, attempted: Attempted, now: float) -> None:
+    """Delete a message that was delivered or had its last attempt; otherwise postpone it."""
+    message = attempted.message
+    # SQLite may have given the number of a deleted row to another message.
     which = and_(notice.c.id == message.row, notice.c.body == message.body)
-    if ended.is_delivered or message.is_last_try:
+    if attempted.is_delivered or message.is_last_try:
         connection.execute(delete(notice).where(which))
-    elif ended.retry_after:
-        pause = max(PAUSES[message.tries - 1], min(ended.retry_after, _LONGEST))
+    elif attempted.retry_after:
+        pause = max(PAUSES[message.tries - 1], min(attempted.retry_after, _LONGEST))
         connection.execute(update(notice).where(which).values(next_at=now + pause))
 
 
 def drop(connection: Connection, now: float) -> int:
-    """Delete the messages that are too many, too old, or were sent too often; returns how many."""
+    """Delete messages that are too many, too old, or had all attempts; return their number."""
     newest = select(notice.c.id).order_by(notice.c.id.desc()).offset(MAX_WAITING).limit(1)
     first = connection.scalar(newest)
     is_old = notice.c.at < now - _MAX_AGE
-    # The server was killed in the last try.
+    # A server was killed in the last attempt.
     is_tried = and_(notice.c.tries >= MAX_TRIES, notice.c.next_at <= now)
     is_useless = or_(is_old, is_tried, notice.c.id <= (0 if first is None else first))
     return connection.execute(delete(notice).where(is_useless)).rowcount

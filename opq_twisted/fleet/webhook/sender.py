@@ -1,4 +1,4 @@
-"""Sends the messages for the webhook, one at a time, until each is delivered or given up."""
+"""Sends the messages for the webhook one at a time, and repeats those that fail."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,36 +12,36 @@ from opq_twisted.common.heartbeat import Heartbeat
 from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.webhook import outbox
 from opq_twisted.fleet.webhook.outbox import Notice
-from opq_twisted.fleet.webhook.post import NotTaken, Poster
+from opq_twisted.fleet.webhook.post import NotAccepted, Poster
 from opq_twisted.fleet.webhook.schedule import (
     MAX_TRIES,
     MAX_WAITING,
-    Ended,
+    Attempted,
     Message,
     claim,
     drop,
     settle,
 )
 
-#: Seconds between two looks for messages that are due, or that another process has kept.
+#: Seconds between two checks for due messages, which another process may have stored.
 PERIOD = 10.0
 
-#: What the metrics count: how tries ended, and messages that are not sent any more.
+#: The results that the metrics count: of attempts, and of messages that are not sent any more.
 _RESULTS = ("delivered", "failed", "given-up", "dropped")
 
-#: How many messages were dropped, and the one that is due.
-_Taken = tuple[int, Message | None]
+#: The number of dropped messages, and the message that is due.
+_Next = tuple[int, Message | None]
 
 #: Runs a function that changes the database, as `Database.write`.
-Write = Callable[[Callable[[Connection], _Taken]], Deferred[_Taken]]
+Write = Callable[[Callable[[Connection], _Next]], Deferred[_Next]]
 
 
 class Sender(Heartbeat):
     """
-    Sends what is due, also if another process has kept it; several may share one database.
+    Sends the messages that are due, also those of other processes with the same database.
 
-    A message may arrive twice if a process is killed, or if an answer is lost: its `Opq-Delivery`
-    is the same then.
+    If a process is killed, or an answer is lost, a message may arrive twice. Both times it has the
+    same `Opq-Delivery`.
     """
 
     _log = Logger()
@@ -58,26 +58,26 @@ class Sender(Heartbeat):
         self._write = write
         self._poster = poster
         self._now = now
-        #: The last try, until the database knows how it ended.
-        self._ended: Ended | None = None
+        #: The result of the last attempt, until it is stored in the database.
+        self._attempted: Attempted | None = None
         self._request: Deferred[None] | None = None
         #: Fires at the end of the run that is under way.
         self._idle: Deferred[None] | None = None
         self._is_store_away = False
-        #: Whether the receiver took the last message.
+        #: Whether the receiver accepted the last message.
         self.is_up = True
         #: The counts of `_RESULTS`.
         self.results: Counter[str] = Counter(dict.fromkeys(_RESULTS, 0))
         self.run_now()
 
-    def put(self, connection: Connection, now: float, told: Notice) -> None:
-        """Keep a message, and send it soon after the commit; a `Notify`."""
-        outbox.put(connection, now, told)
+    def put(self, connection: Connection, now: float, new_notice: Notice) -> None:
+        """Store a message, and send it soon after the commit; a `Notify`."""
+        outbox.put(connection, now, new_notice)
         # The functions of `write` run one after the other: the next one comes after the commit.
         self._reactor.callFromThread(self.run_now)
 
     def stopService(self) -> Deferred[None] | None:
-        """Break off the request that is under way; its message is sent again later."""
+        """Cancel the request that is under way; its message is sent again later."""
         super().stopService()
         if self._request is not None:
             self._request.cancel()
@@ -86,21 +86,21 @@ class Sender(Heartbeat):
     async def _send_all(self) -> None:
         idle = self._idle = Deferred()
         try:
-            while (message := await self._take()) is not None:
+            while (message := await self._next_message()) is not None:
                 await self._send(message)
         finally:
             self._idle = None
             idle.callback(None)
 
-    async def _take(self) -> Message | None:
-        """Tell the database how the last try ended, and return the message that is due."""
-        if not (self.running or self._ended):
+    async def _next_message(self) -> Message | None:
+        """Store the result of the last attempt, and return the message that is due."""
+        if not (self.running or self._attempted):
             return None
-        now, ended = self._now(), self._ended
+        now, attempted = self._now(), self._attempted
 
-        def change(connection: Connection) -> _Taken:
-            if ended is not None:
-                settle(connection, ended, now)
+        def change(connection: Connection) -> _Next:
+            if attempted is not None:
+                settle(connection, attempted, now)
             return drop(connection, now), claim(connection, now) if self.running else None
 
         try:
@@ -108,7 +108,7 @@ class Sender(Heartbeat):
         except StoreUnavailable as error:
             self._note_store(error)
             return None
-        self._ended = None
+        self._attempted = None
         self._note_store(None)
         self._note_dropped(dropped)
         return message
@@ -117,8 +117,8 @@ class Sender(Heartbeat):
         self._request = Deferred.fromCoroutine(self._poster.post(message))
         try:
             await self._request
-        except NotTaken as error:
-            # A request that is broken off at the end says nothing about its receiver.
+        except NotAccepted as error:
+            # A request that was cancelled by `stopService` says nothing about its receiver.
             if self.running:
                 self._note_failure(message, error)
         else:
@@ -127,14 +127,14 @@ class Sender(Heartbeat):
             self._request = None
 
     def _note_delivery(self, message: Message) -> None:
-        self._ended = Ended(message, is_delivered=True)
+        self._attempted = Attempted(message, is_delivered=True)
         self.results["delivered"] += 1
         if not self.is_up:
             self._log.info("The webhook {name} takes messages again.", name=self._name)
         self.is_up = True
 
-    def _note_failure(self, message: Message, error: NotTaken) -> None:
-        self._ended = Ended(message, is_delivered=False, retry_after=error.retry_after)
+    def _note_failure(self, message: Message, error: NotAccepted) -> None:
+        self._attempted = Attempted(message, is_delivered=False, retry_after=error.retry_after)
         self.results["failed"] += 1
         if self.is_up:
             self._log.warn(
@@ -160,7 +160,7 @@ class Sender(Heartbeat):
             self.results["dropped"] += messages
             self._log.error(
                 "{messages} messages for the webhook {name} were dropped: more than {most:,} "
-                "waited, or they were older than three days. opq-fleet audit has everything.",
+                "waited, or they were older than three days. opq-fleet audit shows all changes.",
                 messages=messages,
                 name=self._name,
                 most=MAX_WAITING,

@@ -6,7 +6,7 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.control.try_webhook import WebhookTestResource
-from opq_twisted.fleet.webhook.post import NotTaken, Poster, Receiver
+from opq_twisted.fleet.webhook.post import NotAccepted, Poster, Receiver
 from opq_twisted.fleet.webhook.schedule import Message
 from opq_twisted.http.resource import PlainResource
 from tests.helpers import http_exchange
@@ -18,7 +18,7 @@ class FakePoster:
 
     receiver = Receiver("https://chat.example.org/hooks/s3same", None)
 
-    def __init__(self, error: NotTaken | None) -> None:
+    def __init__(self, error: NotAccepted | None) -> None:
         self._error = error
         self.sent: list[Message] = []
 
@@ -49,7 +49,7 @@ class WebhookTestTests(SynchronousTestCase):
 
     def test_refused(self) -> None:
         """A sentence says why the message was not taken."""
-        status, answer = self.post(FakePoster(NotTaken("it answers with status 404")))
+        status, answer = self.post(FakePoster(NotAccepted("it answers with status 404")))
         self.assertEqual(status, 409)
         self.assertIn(
             "The webhook https://chat.example.org did not accept the message: it answers with "

@@ -21,8 +21,8 @@ class OutboxTests(StoreCase):
     def test_put(self) -> None:
         """A message has a sentence and the numbers, and an id of its own."""
         for _ in range(2):
-            told = Notice(Event.HELD, "Held.", "stable", NEW, {"bad": 3})
-            self.write(partial(put, now=NOW, told=told))
+            new_notice = Notice(Event.HELD, "Held.", "stable", NEW, {"bad": 3})
+            self.write(partial(put, now=NOW, new_notice=new_notice))
         first, second = (json.loads(body) for body in self.bodies())
         self.assertNotEqual(first.pop("id"), second.pop("id"))
         self.assertEqual(

@@ -13,7 +13,7 @@ from opq_twisted import __version__
 from opq_twisted.fleet.webhook.outbox import Event, Notice, make_body
 from opq_twisted.fleet.webhook.post import (
     TIMEOUT,
-    NotTaken,
+    NotAccepted,
     Poster,
     Receiver,
     make_agent,
@@ -51,10 +51,10 @@ class PosterTests(TestCase):
         self.name = poster.receiver.name
         await poster.post(self.message)
 
-    async def refused(self, posted: Deferred[None] | None = None) -> NotTaken:
-        with self.assertRaises(NotTaken) as caught:
+    async def refused(self, posted: Deferred[None] | None = None) -> NotAccepted:
+        with self.assertRaises(NotAccepted) as caught:
             await (posted or self.post())
-        error: NotTaken = caught.exception
+        error: NotAccepted = caught.exception
         self.assertNotIn("s3same", f"{error}{self.name}")
         return error
 

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from opq_twisted.fleet.store.schema import notice
 from opq_twisted.fleet.webhook.outbox import Event, Notice
-from opq_twisted.fleet.webhook.post import NotTaken, Poster, Receiver
+from opq_twisted.fleet.webhook.post import NotAccepted, Poster, Receiver
 from opq_twisted.fleet.webhook.schedule import MAX_TRIES, MAX_WAITING, PAUSES, Message
 from opq_twisted.fleet.webhook.sender import PERIOD, Sender
 from tests.helpers.box_fakes import logged
@@ -38,7 +38,7 @@ class FakePoster:
     async def post(self, message: Message) -> None:
         assert self.posted is None, "one at a time"
         self.sent.append(message)
-        self.posted = Deferred(lambda posted: posted.errback(NotTaken("it was broken off")))
+        self.posted = Deferred(lambda posted: posted.errback(NotAccepted("it was broken off")))
         try:
             await self.posted
         finally:
@@ -52,7 +52,7 @@ class FakePoster:
     def refuse(self, retry_after: float = 0.0) -> None:
         """Refuse it."""
         assert self.posted is not None
-        self.posted.errback(NotTaken("it answers with status 500", retry_after))
+        self.posted.errback(NotAccepted("it answers with status 500", retry_after))
 
 
 class SenderTests(StoreCase):
