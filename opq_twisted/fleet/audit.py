@@ -8,21 +8,21 @@ from sqlalchemy import Connection, select
 from opq_twisted.common.errors import OpqError
 from opq_twisted.fleet.store.schema import audit
 
-#: Characters of a name, as many as the column has.
+#: The limit of characters of a name, which is that of the column.
 MAX_WHO = 64
 
-#: Characters of a reason.
+#: The limit of characters of a reason.
 MAX_BECAUSE = 500
 
 
 class AuditNoteInvalid(OpqError):
-    """A name or a reason is not one that the audit can keep; nothing was changed."""
+    """The audit cannot keep a name or a reason; nothing was changed."""
 
 
 @frozen(kw_only=True)
 class AuditNote:
     """
-    Who changes something, and why.
+    The author of a change, and the reason for it.
 
     :raises AuditNoteInvalid: if one of them is empty, too long, or not printable.
     """
@@ -61,7 +61,7 @@ def record(
 def is_recorded(
     connection: Connection, who: str, what: str, channel: str, release: int, since: float
 ) -> bool:
-    """Return whether somebody has done something about a release since a time."""
+    """Return whether somebody has done something about a release after a time."""
     query = select(audit.c.id).where(
         audit.c.release == release,
         audit.c.channel == channel,
@@ -94,6 +94,6 @@ def _check(name: str, text: str, limit: int) -> None:
         raise AuditNoteInvalid(f"The {name} is empty: each change needs one, for the audit.")
     if len(text) > limit:
         raise AuditNoteInvalid(f"The {name} is longer than {limit} characters.")
-    # Control characters would change the terminal that shows them.
+    # A terminal would obey control characters.
     if not text.isprintable():
         raise AuditNoteInvalid(f"The {name} must be one line, without control characters.")

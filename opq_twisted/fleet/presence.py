@@ -14,8 +14,8 @@ class Presence:
     """
     Counts the boxes that wait at `/version` of this process.
 
-    Anybody can write any User-Agent. So the numbers are only shown to people: nothing is decided by
-    them, and nothing is stored.
+    Anybody can send any User-Agent. So the numbers are only shown to people: no decision depends on
+    them, and they are not stored.
     """
 
     def __init__(self, waiting: Callable[[], Iterable[BoundedRequest]]) -> None:

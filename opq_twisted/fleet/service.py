@@ -51,8 +51,7 @@ class Fleet(MultiService):
         :param now: gives the time of day, in seconds since the epoch.
         :param trusted: networks of reverse proxies.
         :param waiting: gives the requests of the boxes that wait for a release.
-        :raises CannotStart: if the database cannot be used; PostgreSQL may be away. Its socket is
-            opened at the start.
+        :raises CannotStart: if the database cannot be used. A server of PostgreSQL need not answer.
         """
         super().__init__()
         self.database = Database(reactor, settings.url)
@@ -65,9 +64,9 @@ class Fleet(MultiService):
             hours=settings.widen_hours,
             metadata_problem=lambda: self.metadata_problem(),
         )
-        #: Says in a sentence what is wrong with the signed metadata; the server that signs sets it.
+        #: Returns the problem with the signed metadata as a sentence; the signing server sets it.
         self.metadata_problem: Callable[[], str | None] = lambda: None
-        #: Called when the pace of a rollout was changed: they sign.
+        #: Called when the pace of a rollout has changed, to sign a new timestamp.
         self.pace_observers: list[Callable[[], None]] = []
         #: The boxes that wait for a release.
         self.presence = Presence(waiting)
@@ -76,7 +75,7 @@ class Fleet(MultiService):
         self.reports = ReportResource(reactor, inbox, now, trusted)
         poster = _make_poster(reactor, settings, now)
         sender = None if poster is None else Sender(reactor, self.database.write, poster, now)
-        #: Tells the receiver of the webhook, if there is one.
+        #: Sends a message to the webhook, if there is one.
         self.notify: Notify = discard if sender is None else sender.put
         self.metrics = FleetMetrics(
             reactor, self.reports, inbox, self.database.read, self.judge.for_show, now, sender
@@ -155,7 +154,7 @@ class Fleet(MultiService):
         return sum(self.presence.waiting_now().values())
 
     def _notify_pace_changed(self) -> bool:
-        """Call the observers; returns whether there are any, because this process signs."""
+        """Call the observers; return whether there are any: only a process that signs has one."""
         for each in self.pace_observers:
             each()
         return bool(self.pace_observers)

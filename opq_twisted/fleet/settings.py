@@ -12,19 +12,23 @@ from opq_twisted.common.errors import CannotStart
 from opq_twisted.fleet.widen_hours import WidenHours
 from opq_twisted.http.connection_limits import ConnectionLimits
 
-#: Bytes of a file with a secret, and characters of the secret. Whoever sees what it signs can try
-#: guesses at a shorter one.
-_MAX_FILE, _MIN_SECRET = 4096, 16
+#: The limit of bytes of a file with a secret.
+_MAX_FILE = 4096
+
+#: A secret must have so many characters. From a signature, somebody could guess a shorter one.
+_MIN_SECRET = 16
 
 _log = Logger()
 
 #: How keys of boxes get into the database.
 Enrolment = Literal["open", "token", "closed"]
 
-#: Who decides about a rollout. With `off` and `observe` a new release goes as it was signed; with
-#: `ask` and `auto` it begins at the first step. The engine judges it in all modes but `off`: with
-#: `observe` it only says what it would do, with `ask` it holds and asks an operator to widen, and
-#: with `auto` it does both itself.
+#: The modes of the engine.
+#:
+#:   off      A new release goes to all boxes for which it was signed. The engine does not run.
+#:   observe  The same, but the engine judges the rollout, and says what it would do.
+#:   ask      A new release begins at the first step. The engine holds it, and asks to widen it.
+#:   auto     The same, but the engine also widens it.
 Rollouts = Literal["off", "observe", "ask", "auto"]
 
 
@@ -35,20 +39,20 @@ def begins_small(mode: Rollouts) -> bool:
 
 @frozen(kw_only=True)
 class PageSettings:
-    """What `--fleet-operators` and the options beside it say about the page of the fleet."""
+    """The values of `--fleet-operators` and the other options of the fleet's page."""
 
-    #: The file with those who may use it.
+    #: The file with the people and programs that may use the page.
     operators: Path
     #: A TCP port, or an endpoint description of Twisted.
     port: str = "tcp:8152:interface=127.0.0.1"
-    #: Names that the page answers to besides those of the machine.
+    #: Host names of the page besides those of the machine.
     hosts: Sequence[str] = ()
     limits: ConnectionLimits
 
 
 @frozen(kw_only=True)
 class FleetSettings:
-    """What `--fleet-db` and the options beside it say."""
+    """The values of `--fleet-db` and the other options of the fleet."""
 
     #: `sqlite:///PATH` or `postgresql://…`.
     url: str
@@ -56,13 +60,13 @@ class FleetSettings:
     #: The secret that boxes have in their configuration; needed with `token`.
     token: str | None = None
     rollouts: Rollouts = "off"
-    #: In which the engine widens rollouts.
+    #: The hours in which the engine widens rollouts.
     widen_hours: WidenHours = Factory(WidenHours)
     #: All times of the engine are divided by this, for a demonstration.
     shorten: float = 1.0
-    #: The URL that is told what becomes of rollouts; and the secret that signs the messages, None
-    #: for no signature.
+    #: The URL that gets a message about each decision and problem.
     webhook: str | None = None
+    #: The secret that signs these messages; None for no signature.
     webhook_secret: str | None = None
     #: The Unix socket for `opq-fleet`.
     socket: Path = Path("/run/opq-update-server/fleet.sock")

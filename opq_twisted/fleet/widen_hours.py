@@ -15,12 +15,12 @@ class WidenHours:
     """
     Some hours of some days of the week, in the local time of the machine; by default all of them.
 
-    People have to be there in these hours, and they live by local time, also in summer.
+    In these hours people are there to act. So they are hours of local time, also in summer.
     """
 
     #: Days of the week: Monday is 0.
     days: frozenset[int] = frozenset(range(7))
-    #: The first hour, and the one after the last.
+    #: The first hour, and the hour after the last one.
     start: int = 0
     end: int = 24
 
@@ -36,7 +36,7 @@ class WidenHours:
             raise ValueError("give days and hours such as Mon-Thu/08-16.")
         start, end = int(match[3]), int(match[4])
         if not start < end <= 24:
-            raise ValueError("the hours have to go from an earlier one to a later one, at most 24.")
+            raise ValueError("the first hour must be before the second one, which is at most 24.")
         first = _DAYS.index(match[1].lower())
         last = first if match[2] is None else _DAYS.index(match[2].lower())
         return cls(

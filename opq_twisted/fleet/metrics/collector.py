@@ -18,8 +18,11 @@ from opq_twisted.fleet.reports.resource import ReportResource
 from opq_twisted.fleet.store.errors import StoreUnavailable
 from opq_twisted.fleet.webhook.sender import Sender
 
-#: Seconds between two counts in the database, at least; and after which a count is not shown.
-PERIOD, EXPIRES = 30, 300
+#: The database is counted at most once in so many seconds.
+PERIOD = 30
+
+#: A count that is older than so many seconds is not shown.
+EXPIRES = 300
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -28,8 +31,8 @@ class FleetMetrics(Collector):
     """
     Collects the values of the reports and of the fleet when `/metrics` is requested.
 
-    The counts in the database are those of a request before, because a count takes a while: each
-    request lets them be made again.
+    Counting the database takes a while. So each request starts a count, and gets the result of an
+    earlier one.
     """
 
     _log = Logger()
@@ -72,7 +75,7 @@ class FleetMetrics(Collector):
         self._is_away = False
 
     def collect(self) -> Iterator[Metric]:
-        """Collect the values, and let the database be counted anew."""
+        """Return the present values, and start a new count of the database."""
         now = self._clock.seconds()
         if now - self._counted_at > EXPIRES:
             self._figures = Figures()

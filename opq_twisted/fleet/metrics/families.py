@@ -1,4 +1,4 @@
-"""Makes series of what was counted in the database."""
+"""Makes the series of the metrics from the counts in the database."""
 
 from collections.abc import Iterator
 

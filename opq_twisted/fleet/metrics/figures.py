@@ -1,4 +1,4 @@
-"""Counts in the database what the metrics of the fleet show."""
+"""Counts boxes, attempts, rollouts and messages in the database, for the metrics."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,25 +21,25 @@ _MAX_ROLLOUTS = 50
 
 @frozen(kw_only=True)
 class Figures:
-    """What is counted in the database."""
+    """The results of a count in the database."""
 
     #: Keys by channel and state.
     boxes: Mapping[tuple[str, str], int] = Factory(dict)
     #: Attempts by release and outcome.
     outcomes: Mapping[tuple[int, str], int] = Factory(dict)
-    #: Those that are not superseded.
+    #: The rollouts that are not superseded.
     rollouts: Sequence[Rollout] = ()
-    #: What the engine thinks of these; empty with `--rollouts off`.
+    #: The engine's judgements of these rollouts; empty with `--rollouts off`.
     assessments: Sequence[Assessment] = ()
-    #: When an engine last ran, in seconds since the epoch; None if none is to run.
+    #: When an engine last ran, in seconds since the epoch; None if the mode is `off`.
     engine_ran_at: float | None = None
-    #: Messages for the webhook.
+    #: The number of messages that wait for the webhook.
     messages: int = 0
 
 
 def count_fleet(connection: Connection, judge: Judge, now: float) -> Figures:
     """
-    Count what the metrics show.
+    Count everything that the metrics show.
 
     :param now: seconds since the epoch.
     """
@@ -58,7 +58,7 @@ def count_fleet(connection: Connection, judge: Judge, now: float) -> Figures:
 
 
 def _count_boxes(connection: Connection, named: set[str]) -> Mapping[tuple[str, str], int]:
-    """Count keys; a box can name any channel, and a new one in each report."""
+    """Count keys. Channels that are not in `named` count together: a box can report any word."""
     keys = unindexed(box.c.channel), box.c.state
     query = select(*keys, func.count()).group_by(*keys)
     counts: Counter[tuple[str, str]] = Counter()

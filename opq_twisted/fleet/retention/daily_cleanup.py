@@ -69,7 +69,7 @@ class DailyCleanup(Heartbeat):
         await self._database.write(lambda store: write_days(store, [*rows, mark_counted(number)]))
 
     async def _delete(self, now: float) -> None:
-        # Before the boxes: deleting one deletes its attempts, of which there are few then.
+        # Attempts first: deleting a box deletes its attempts too, and then there are few of them.
         after: int | None = 0
         while after is not None:
             after = await self._delete_attempts(now, after)

@@ -1,4 +1,4 @@
-"""Counts what happened on a day, before its attempts are deleted."""
+"""Counts the boxes and attempts of a day, before the attempts are deleted."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from opq_twisted.fleet.store.states import COUNTED
 #: Seconds.
 DAY = 86400
 
-#: Days that are counted at once if no server ran.
+#: At most so many days are counted in one run, if no server ran on them.
 _MOST_DAYS = 31
 
 #: The first day (2024-01-01): a machine without a battery begins in 1970.
@@ -55,8 +55,8 @@ def count_day(connection: Connection, number: int) -> Sequence[Mapping[str, Any]
     """
     Return the rows of a day.
 
-    The boxes are those that have not been silent since: the database keeps only the time of the
-    last report. Soon after the day that is the number of boxes that reported on it.
+    A box is counted on the day of its last report, because the database keeps only that time. So
+    the numbers are right if the day is counted soon after its end.
     """
     start, end = float(number * DAY), float((number + 1) * DAY)
     rows: dict[tuple[str, int], dict[str, Any]] = {}
@@ -72,7 +72,7 @@ def count_day(connection: Connection, number: int) -> Sequence[Mapping[str, Any]
 
 
 def mark_counted(number: int) -> Mapping[str, Any]:
-    """Return a row that marks a day as counted, also if nothing happened on it."""
+    """Return a row that marks a day as counted, even if nothing happened on it."""
     return {"day": number, "channel": _NO_CHANNEL, "release": 0} | dict.fromkeys(_COUNTS, 0)
 
 
@@ -106,7 +106,7 @@ def _outcomes(start: float, end: float) -> Select[Any]:
 
 
 def _silent(start: float, end: float) -> Select[Any]:
-    # Each box falls silent once, on the day on which its time is over.
+    # A box counts once: on the day on which it has been silent for long enough.
     period = fell_silent(start - SILENT_AFTER, end - SILENT_AFTER)
     return _attempts([func.count().label("silent")], period)
 

@@ -15,10 +15,10 @@ BOXES = 400
 #: its own clock.
 AUDIT = 731
 
-#: Attempts of one box, of which the newest are kept. Anybody may make keys, and send 100 a day.
+#: So many of the newest attempts of a box are kept. Anybody can make a key, and send 100 a day.
 NEWEST = 200
 
-#: Rows of a batch; for attempts, the boxes of a batch.
+#: The number of rows in a batch; for attempts, the number of boxes.
 BATCH = 500
 
 #: The time of 2024-01-01: a machine without a battery begins in 1970.
@@ -62,7 +62,7 @@ def _trim(connection: Connection, after: int, last: int) -> None:
 
 
 def retire_boxes(connection: Connection, now: float) -> bool:
-    """Call boxes gone that were silent for long; returns whether there may be more of them."""
+    """Mark boxes as gone that were silent for long; return whether there may be more of them."""
     silent = and_(box.c.state.in_(COUNTED), box.c.last_seen < now - SILENCE * _DAY)
     change = update(box).where(box.c.id.in_(_batch(silent))).values(state=BoxState.GONE)
     return _is_full(connection.execute(change))
@@ -70,9 +70,9 @@ def retire_boxes(connection: Connection, now: float) -> bool:
 
 def delete_boxes(connection: Connection, now: float) -> bool:
     """
-    Delete the boxes that are gone, and their attempts; returns whether there may be more of them.
+    Delete the boxes that are gone, and their attempts; return whether there may be more of them.
 
-    Distrusted keys stay: they would be trusted again at their next report.
+    Distrusted keys stay. Otherwise they would be trusted again at their next report.
     """
     gone = and_(
         box.c.state.in_((BoxState.GONE, BoxState.REPLACED)),
@@ -83,9 +83,9 @@ def delete_boxes(connection: Connection, now: float) -> bool:
 
 def delete_audit(connection: Connection, now: float) -> bool:
     """
-    Delete the oldest rows of the audit; returns whether there may be more of them.
+    Delete the oldest rows of the audit; return whether there may be more of them.
 
-    Those of a machine that had not got the time yet stay: nobody knows how old they are.
+    Rows from before 2024 stay: the machine did not know the time yet, so their age is unknown.
     """
     is_old = audit.c.at.between(_EARLIEST, now - AUDIT * _DAY)
     old = select(audit.c.id).where(is_old).limit(BATCH)
@@ -93,7 +93,7 @@ def delete_audit(connection: Connection, now: float) -> bool:
 
 
 def _batch(condition: object) -> Select[tuple[int]]:
-    # A row that another server has locked is one of a box that just reports.
+    # If another server has locked a row, its box is reporting just now.
     query = select(box.c.id).where(condition).limit(BATCH)  # type: ignore[arg-type]
     return query.with_for_update(skip_locked=True)
 

@@ -101,7 +101,7 @@ class AdmissionTests(StoreCase):
         self.assertEqual(
             error.mistakes,
             {
-                0: "This key reports that it is of box 7.",
+                0: "This key has sent reports of box 7.",
                 2: "Another line admits a key for box 9.",
                 3: "This key is named twice.",
             },

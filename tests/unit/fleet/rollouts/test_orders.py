@@ -193,7 +193,7 @@ class OrderTests(OrdersTestCase):
         for bp in (1000, 999, 0, -1):
             self.assertRefused("is at 10 %, and widen cannot make the share smaller", widen, bp)
         self.do(hold)
-        self.assertRefused("was at 10 %: resume it, and widen it then", resume, 1001)
+        self.assertRefused("was at 10 %: resume it first, then widen it", resume, 1001)
         for bp in (0, -1):
             self.assertRefused("would go to no box at this share", resume, bp)
 
