@@ -1,4 +1,4 @@
-"""Answers a request when a coroutine has made the reply."""
+"""Answers a request after a coroutine has made the reply."""
 
 from collections.abc import Coroutine
 from typing import Any
@@ -17,13 +17,13 @@ def answer_later(
     request: BoundedRequest, replying: Coroutine[Deferred[Any], Any, Reply | int], broken: Reply
 ) -> int:
     """
-    Send the reply that a coroutine returns, unless the client goes away before that.
+    Send the reply that a coroutine returns, unless the client has disconnected before.
 
     :param replying: it may return NOT_DONE_YET if it has answered itself.
     :param broken: the reply if the coroutine fails, which is logged.
     :returns: the result that `render` must return.
     """
-    # Asked for later, it might never fire.
+    # If the client had disconnected already, a later `notifyFinish` would never fire.
     gone = request.notifyFinish()
     gone.addErrback(lambda _: None)
 

@@ -36,7 +36,7 @@ _DRAIN_TIMEOUT = 5
 
 
 class _Site(Protocol):
-    """The part of a site that its channels and their requests use: it imports them, not they it."""
+    """The part of a site that channels and requests use. They must not import the site."""
 
     reactor: IReactorTime
 

@@ -36,7 +36,7 @@ class BoundedRequest(Request):
 
     channel: BoundedChannel
 
-    #: Bytes of a body. Those that boxes and browsers send have only a few.
+    #: The limit of bytes of a body. Boxes and browsers send only a few.
     max_body = 16 * 1024
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -46,7 +46,7 @@ class BoundedRequest(Request):
 
     @property
     def is_over(self) -> bool:
-        """Whether it was answered, or the client has gone away."""
+        """Whether it was answered, or the client has disconnected."""
         return bool(self.finished or self._disconnected)
 
     def gotLength(self, length: int | None) -> None:

@@ -34,7 +34,7 @@ class PlainResource(Resource):
         sentence: str,
         headers: Mapping[bytes, bytes] | None = None,
     ) -> Reply:
-        """Make the reply to a request for a path or by a method that there is not."""
+        """Make the reply to a request with an unknown path or method."""
         return Reply.sentence(code, sentence, headers)
 
     def _no_such_method(self, request: BoundedRequest) -> Reply:

@@ -1,4 +1,4 @@
-"""Parses the header with which a server asks a client to come later."""
+"""Parses the header with which a server asks a client to try again later."""
 
 import re
 

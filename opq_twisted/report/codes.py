@@ -1,10 +1,10 @@
-"""The codes in a report: how an attempt ended, why, and what a box waits for."""
+"""The codes in a report: results of attempts, reasons of failures, and reasons to wait."""
 
 from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """How an attempt ended. Once an attempt has an outcome, it keeps it."""
+    """The result of an attempt. It never changes."""
 
     #: The release was confirmed after the reboot.
     UPDATED = "updated"
@@ -15,7 +15,7 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an attempt did not succeed; the class of the error that ended it has one of these."""
+    """The reason why an attempt failed; each class of errors has one of these."""
 
     # The release is to blame.
     ARCHIVE = "archive"
@@ -61,7 +61,7 @@ RELEASE_AT_FAULT = frozenset(
 
 
 class Waiting(StrEnum):
-    """What a box waits for if it knows a newer release and does not install it now."""
+    """The reason why a box does not install a newer release now."""
 
     TURN = "turn"
     HELD = "held"

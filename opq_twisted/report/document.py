@@ -1,4 +1,4 @@
-"""The content of a report: what a box runs, and how its attempts to update ended."""
+"""The content of a report: the release of a box, and the results of its attempts to update."""
 
 import json
 import re
@@ -6,22 +6,23 @@ from typing import Any
 
 from attrs import frozen
 
-#: The only format there is.
+#: The number of the format; there is only one.
 FORMAT = 1
 
-#: Bytes of a whole report.
+#: The limit of bytes of a report.
 MAX_SIZE = 16 * 1024
 
-#: Attempts in one report: a box keeps so many.
+#: The limit of attempts in one report: a box keeps only the last ones.
 MAX_ATTEMPTS = 20
 
-#: Blocked releases in one report.
+#: The limit of blocked releases in one report.
 MAX_REFUSED = 100
 
-#: Seconds: what a report without `next_in` promises, and the most that one can promise.
+#: A report without `next_in` promises the next one within so many seconds; no report can promise a
+#: longer time.
 DEFAULT_NEXT_IN = 24 * 3600
 
-#: The patterns of fields that an agent reads from elsewhere: the others it makes itself.
+#: The patterns of the fields that an agent reads from files or the system.
 ATTEMPT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,31}", re.ASCII)
@@ -60,13 +61,13 @@ class AttemptReport:
 
 @frozen(kw_only=True)
 class Report:
-    """What a box says of itself."""
+    """The report of a box about itself."""
 
     #: The id of its key: see `report.signature.key_id`.
     key: str
     #: Grows with each report.
     seq: int
-    #: Its number in the configuration; 0: it has none.
+    #: The `box_id` of its configuration; 0 if it has none.
     box: int
     #: The version of its agent.
     agent: str
@@ -78,7 +79,7 @@ class Report:
     #: The versions of its root and snapshot metadata; None without signatures.
     root: int | None
     snapshot: int | None
-    #: Changes with each start of the machine.
+    #: A random id of the machine's last start.
     boot: str
     arch: str
     python: str
@@ -88,12 +89,12 @@ class Report:
     refused: tuple[int, ...] = ()
     #: The oldest first.
     attempts: tuple[AttemptReport, ...] = ()
-    #: Seconds until its next report at the latest; None means a day. The server counts a box that
-    #: breaks this promise as one that it does not hear.
+    #: The box promises its next report within so many seconds; None means a day. If it breaks the
+    #: promise, the server counts it as missing.
     next_in: int | None = None
-    #: The public key in hexadecimal, while the server does not know it; and the proof that the box
-    #: knows the token of the fleet: see `report.signature.proof_of`.
+    #: The public key in hexadecimal, until the server knows it.
     pubkey: str | None = None
+    #: The proof that the box knows the token of the fleet: see `report.signature.proof_of`.
     proof: str | None = None
 
     def to_json(self) -> bytes:

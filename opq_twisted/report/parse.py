@@ -32,7 +32,7 @@ class ReportInvalid(OpqError):
 
 def parse(body: bytes) -> Report:
     """
-    Read a report that came over the network; fields that are not known are ignored.
+    Read a report that came over the network; unknown fields are ignored.
 
     :raises ReportInvalid: if it is too large, not JSON, of another format, or a field is missing or
         has a wrong type or an impossible value.

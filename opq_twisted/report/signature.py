@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 #: The HTTP header with the signature, in base64.
 HEADER = "Opq-Signature"
 
-#: Precedes the body in what is signed, so that the signature is valid for nothing else.
+#: The signed bytes begin with this, so that no signature is valid for another purpose.
 _CONTEXT = b"opq-box-report/1\0"
 
-#: Precedes the public key in what is proved.
+#: The bytes of a proof begin with this; the public key follows.
 _PROOF_CONTEXT = b"opq-box-enrolment/1\0"
 
 #: Hexadecimal digits: nobody can make another key with the same 128 bits.
@@ -22,12 +22,12 @@ _ID_LENGTH = 32
 
 
 def key_id(public: bytes) -> str:
-    """Return the id of a public key (32 bytes): the fingerprint that people see and admit."""
+    """Return the id of a public key (32 bytes): the fingerprint by which people admit it."""
     return hashlib.sha256(public).hexdigest()[:_ID_LENGTH]
 
 
 def sign(key: Ed25519PrivateKey, body: bytes) -> str:
-    """Sign a report; returns the value of the header."""
+    """Sign a report, and return the value of the header."""
     return base64.b64encode(key.sign(_CONTEXT + body)).decode()
 
 

@@ -1,4 +1,4 @@
-"""The hash of a password, as it stands in a file."""
+"""The hash of a password, as it is written in a file."""
 
 import base64
 import binascii
@@ -16,10 +16,10 @@ _LN, _R, _P = 14, 8, 5
 #: Bytes of the hash.
 _LENGTH = 32
 
-#: Bytes that one hash may take.
+#: The limit of memory of one hash, in bytes.
 _MAX_MEMORY = 64 * 1024**2
 
-#: Characters of a password.
+#: The limit of characters of a password.
 MAX_PASSWORD = 1024
 
 _HASH = re.compile(
@@ -46,7 +46,7 @@ class PasswordHash:
 
     @classmethod
     def of_nobody(cls) -> "PasswordHash":
-        """Make a hash that no known password has; a check takes as long as that of any other."""
+        """Make a hash that no password matches; checking it takes as long as any other check."""
         return cls(_LN, _R, _P, secrets.token_bytes(16), secrets.token_bytes(_LENGTH))
 
     @classmethod
@@ -70,7 +70,7 @@ class PasswordHash:
         )
 
     def matches(self, password: str) -> bool:
-        """Tell whether this is the hash of a password; slow, and takes much memory."""
+        """Whether this is the hash of a password; the check is slow, and takes much memory."""
         digest = _scrypt(password, self.ln, self.r, self.p, self.salt, len(self.digest))
         return hmac.compare_digest(digest, self.digest)
 

@@ -46,8 +46,7 @@ class PasswordCheck:
     """
     Compares passwords with hashes.
 
-    A password that was right once is compared by a fast digest from then on, and not hashed with
-    each request.
+    After a password was found correct, it is compared by a fast digest instead of the slow hash.
     """
 
     def __init__(self, clock: IReactorTime, in_thread: InThread = deferToThread) -> None:
@@ -59,7 +58,7 @@ class PasswordCheck:
 
     async def matches(self, password: str, hashed: PasswordHash, client: ClientKey) -> bool:
         """
-        Tell whether a hash is that of a password.
+        Whether a hash is that of a password.
 
         :raises TooManyAttempts: if too many checks are waiting.
         """
