@@ -9,7 +9,7 @@ from demo.folder import claim_folder
 from demo.one_box import OneBoxDemo
 from demo.terminal import DemoFailed, say
 
-#: The signals after which everything that was started is ended, too.
+#: The signals that end the demo and all its programs.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -20,14 +20,14 @@ def main() -> int:
         signal.signal(number, interrupt)
     try:
         if options.fleet:
-            # Its packages are installed only where they are wanted.
+            # The packages of the fleet may be missing.
             from demo.fleet import FleetDemo
 
             return FleetDemo(claim_folder(), options.click).show()
         return OneBoxDemo(claim_folder(), options.click).show()
     except KeyboardInterrupt:
         # The terminal has printed ^C.
-        say("\rThe demo has ended. `make clean` removes what it has made.")
+        say("\rThe demo has ended. `make clean` removes its files.")
         return 130 if options.click else 0
     except DemoFailed as error:
         say(str(error))
@@ -37,13 +37,13 @@ def main() -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--click", action="store_true", help="do without a person, then end")
+    parser.add_argument("--click", action="store_true", help="click by itself, and end afterwards")
     parser.add_argument("--fleet", action="store_true", help="show a fleet of 25 small boxes")
     return parser
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """End the demo, and let no second signal interrupt that."""
+    """End the demo; a second signal must not interrupt the clean-up."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -37,7 +37,7 @@ class Box(threading.Thread):
         self._began: float | None = None
 
     def run(self) -> None:
-        """Start the agent again each time that it ends."""
+        """Start the agent, and start it again each time it ends."""
         with self.log.open("w", encoding="utf-8") as log:
             while not self._stopping.is_set():
                 agent = self._start_agent()
@@ -85,12 +85,12 @@ class Box(threading.Thread):
         return agent
 
     def adopt(self, archive: Path) -> None:
-        """Keep the archive of the installed release, as a real box has done at its installation."""
+        """Keep the archive of the installed release, as the first installation of a box does."""
         program = self._current / "box-configuration-daemon" / "bin" / "opq-box"
         run(program, "adopt", f"--config={self.config}", f"--state-dir={self._state}", archive)
 
     def stop(self) -> None:
-        """End the agent and what it has started, and do not start it again."""
+        """End the agent and its child processes, and do not start it again."""
         self._stopping.set()
         # An install script outlives its agent, and becomes a child of this process instead.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

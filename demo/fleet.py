@@ -1,4 +1,4 @@
-"""Shows a fleet: a good release walks to all boxes, and a bad one is held."""
+"""Shows a fleet: a good release is rolled out to all boxes, and a bad one is held."""
 
 import math
 import time
@@ -18,13 +18,13 @@ from opq_twisted.archive.name import UpdateName
 #: The numbers of the boxes.
 NUMBERS = range(1, 26)
 
-#: The steps of a rollout to so many boxes, before all of them.
+#: The shares of the first steps of a rollout; the last step is for all boxes.
 SHARES = (0.2, 0.5)
 
-#: What the bad release does to the boxes of the first step, in turn.
+#: The fates of the boxes that install the bad release, in turn.
 BAD = (*3 * (Fate.RETURNED,), *2 * (Fate.SILENT,))
 
-#: Seconds that each rollout may take with --click; a person may stop one.
+#: The limit of seconds for each rollout with --click; without it, a person may hold one.
 TIMEOUT = 120.0
 
 _DAY = 86400
@@ -44,7 +44,7 @@ class FleetDemo:
         self._narrator = Narrator({self._good: "The good release", self._bad: "The bad release"})
 
     def show(self) -> int:
-        """Publish a good release and a bad one, and tell what becomes of them."""
+        """Publish a good release and a bad one, and print the progress of their rollouts."""
         name = self._folder.relative_to(ROOT)
         say(f"An update server, {len(NUMBERS)} small boxes and keys, all in {name}.")
         say("Nothing else is changed.")
@@ -63,8 +63,10 @@ class FleetDemo:
             say("\nThe rollouts are on the page of the fleet:")
             say(f"\n    http://localhost:{fleet.page.port}/fleet\n")
             say(f"Its operator is {fleet.page.name}, with the password {fleet.page.password}.")
-            say("An hour of a real rollout takes a second here: a step lasts 24 seconds, and a box")
-            say("that was about to install and says nothing for 6 seconds is silent.\n")
+            say(
+                "An hour of a real rollout takes a second here: a step lasts 24 seconds. A box that"
+            )
+            say("is installing is silent if it sends no report for 6 seconds.\n")
             return self._tell_story(fleet, good, bad)
 
     def _tell_story(self, fleet: FleetPrograms, good: Path, bad: Path) -> int:
@@ -76,7 +78,7 @@ class FleetDemo:
         _tell(f"{spared} boxes have not tried it, and stay on the good release.")
         if self._click:
             return 0
-        say("\nCtrl-C ends the demo. Until then, what you decide on the page is told here.\n")
+        say("\nCtrl-C ends the demo. Until then, your decisions on the page are printed here.\n")
         self._wait(fleet, lambda _: False)
         raise AssertionError
 
@@ -87,21 +89,21 @@ class FleetDemo:
         """
         Offer a release to all boxes.
 
-        :param truth: what the server does not know of it.
+        :param truth: a sentence about the release that the server does not know.
         """
         self._signer.publish(archive)
         _tell(f"Release {UpdateName.parse(archive.name).version} is published. {truth}.")
 
     def _wait(self, fleet: FleetPrograms, is_over: Callable[[Json], bool]) -> Json:
         """
-        Tell what happens until something is over; returns the last status.
+        Print all events until `is_over`; return the last status.
 
         :raises DemoFailed: if it takes too long, or a program has ended.
         """
         deadline = time.monotonic() + (TIMEOUT if self._click else math.inf)
         while time.monotonic() < deadline:
             status = fleet.status()
-            for line in self._narrator.tell(status):
+            for line in self._narrator.describe_news(status):
                 _tell(line)
             if is_over(status):
                 return status

@@ -21,18 +21,18 @@ from demo.terminal import DemoFailed
 from demo.update_server import UpdateServer, start_server
 from opq_twisted.cli.fleet.client import FleetClient, FleetFailed
 
-#: An hour of the engine takes a second.
+#: The engine's times are divided by this: an hour takes a second.
 FACTOR = 3600
 
-# Paths in the folder of the demo, where its programs run: that of a socket must be short.
+# The programs run in the folder of the demo, because the path of a socket must be short.
 _SOCKET, _OPERATORS, _DATABASE = "fleet.sock", "operators", "fleet.db"
 
 
 @frozen
 class Page:
-    """The page of the fleet, and who may use it."""
+    """The page of the fleet, with the name and the password of its operator."""
 
-    #: The update server has one of the ten ports before.
+    #: The update server has one of the ten ports below.
     port: int = Factory(lambda: claim_port(8161))
     name: str = "anna"
     password: str = Factory(lambda: secrets.token_hex(4))
@@ -42,7 +42,7 @@ class FleetPrograms:
     """The running programs of a demo."""
 
     def __init__(self, folder: Path, signer: Signer, running: ExitStack) -> None:
-        """:param running: ends them."""
+        """:param running: ends the programs when it is closed."""
         self._folder = folder
         self._signer = signer
         self._running = running
@@ -73,7 +73,7 @@ class FleetPrograms:
         Start small boxes whose keys are admitted.
 
         :param release: the release that they run.
-        :param fates: what becomes of those that install a release, in turn.
+        :param fates: the fates of the boxes that install a release, in turn.
         """
         assert self._server is not None
         folder = self._folder / "boxes"
@@ -100,7 +100,7 @@ class FleetPrograms:
 
     def status(self) -> Json:
         """
-        Return what `opq-fleet status` says.
+        Return the JSON of `opq-fleet status`.
 
         :raises DemoFailed: if a program has ended.
         """

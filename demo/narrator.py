@@ -1,4 +1,4 @@
-"""Tells in plain words what becomes of the rollouts of a fleet."""
+"""Describes the progress of the rollouts of a fleet in plain words."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,17 +12,17 @@ _ENGINE = "engine"
 
 
 class Narrator:
-    """Compares the answers of `opq-fleet status`, and says what is new."""
+    """Compares the answers of `opq-fleet status`, and describes the differences."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
-        """:param names: what releases are called, such as "The good release"."""
+        """:param names: names of releases for people, such as "The good release"."""
         self._names = names
         self._known: Mapping[str, Json] = {}
-        #: The `id` of the newest change that was told.
+        #: The `id` of the newest change that was described.
         self._last_change = 0
 
-    def tell(self, status: Json) -> Iterator[str]:
-        """Give a sentence for each thing that has happened since the last status."""
+    def describe_news(self, status: Json) -> Iterator[str]:
+        """Yield a sentence for each event since the last status."""
         known, self._known = self._known, {each["channel"]: each for each in status["channels"]}
         for rollout in self._known.values():
             before = known.get(rollout["channel"])
@@ -31,7 +31,7 @@ class Narrator:
         yield from self._describe_changes(status)
 
     def _describe(self, before: Json | None, rollout: Json) -> Iterator[str]:
-        """Tell how the boxes fare: the bad ones at once, the good ones when all are through."""
+        """Describe the results of boxes: bad ones at once, good ones when no box is under way."""
         name = self._name(rollout["release"])
         if before is None:
             yield f"{name} begins with {_share(rollout)}."

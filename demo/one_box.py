@@ -76,7 +76,7 @@ class OneBoxDemo:
             "trusted_root": str(self._signer.trusted_root),
             "reboot_command": ["sh", "-c", f'kill "$(cat "{box.pid_file}")"'],
             "settle": 3,
-            # It is alone, and need not wait for its turn.
+            # There is only one box, so a random delay is not necessary.
             "spread": 0,
         }
         config = {"updates_ep": f"http://127.0.0.1:{server_port}", "box_id": 1, "updater": settings}

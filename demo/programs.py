@@ -1,4 +1,4 @@
-"""Starts the programs of the demo, talks to them, and ends them."""
+"""Starts the programs of the demo, sends requests to them, and ends them."""
 
 import os
 import signal
@@ -12,16 +12,16 @@ from demo.terminal import DemoFailed
 
 ROOT = Path(__file__).parent.parent.absolute()
 
-#: The seconds that a program may take to start.
+#: The limit of seconds for the start of a program.
 START_TIMEOUT = 60.0
 
-# The demo changes nothing outside its folder, for each user and on each machine.
+# The demo must not change anything outside its folder, such as the units of systemd.
 ENVIRONMENT = {**os.environ, "OPQ_SYSTEMD": "no", "OPQ_PYTHON": sys.executable}
 
 
 def run(*command: str | Path, folder: Path = ROOT, given: str = "", **environment: str) -> None:
     """
-    Run a program to its end, and keep its output to itself.
+    Run a program to its end; its output is only shown if it fails.
 
     :param given: its standard input.
     :raises DemoFailed: if it fails; the text has its output.
@@ -46,19 +46,19 @@ def run(*command: str | Path, folder: Path = ROOT, given: str = "", **environmen
 
 
 def wait(program: subprocess.Popen[str], given: str = "") -> str:
-    """Give a program its input, and wait for its end; returns its output."""
+    """Give a program its input, wait for its end, and return its output."""
     while True:
-        # Without a timeout, a signal that comes just before the wait would not end it.
+        # With the timeout, a signal that arrives just before the wait is handled soon.
         with suppress(subprocess.TimeoutExpired):
             return program.communicate(given, timeout=0.5)[0]
-        # It goes on with the rest by itself.
+        # `communicate` sends the rest of the input in its next call.
         given = ""
 
 
 def kill_orphans() -> None:
     """Kill the processes that have become children of this one."""
     pid = os.getpid()
-    # Not every kernel has this list.
+    # Some kernels do not have this file.
     with suppress(FileNotFoundError):
         while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             for child in map(int, children):

@@ -9,12 +9,12 @@ from demo.programs import run
 
 
 class Signer:
-    """The holder of the keys, who puts releases into an updates directory."""
+    """Holds the keys, and puts releases into an updates directory."""
 
     def __init__(self, folder: Path) -> None:
-        #: The updates directory, which is made here.
+        #: The updates directory.
         self.updates = folder / "updates"
-        #: What boxes trust.
+        #: The file of the root that boxes trust.
         self.trusted_root = folder / "root.json"
         #: The file with the passphrase of each key.
         self.passphrase = folder / "passphrase"

@@ -27,7 +27,7 @@ def begin_attempt(offer: Offer, previous: int) -> AttemptReport:
 
 
 def end_attempt(attempt: AttemptReport, fate: Fate) -> AttemptReport:
-    """End an attempt: the box runs the release, or went back."""
+    """End an attempt: the box runs the release, or has gone back."""
     ended = evolve(attempt, took=int(time.time()) - attempt.began)
     if fate is Fate.UPDATED:
         return evolve(ended, outcome=Outcome.UPDATED.value, stage="confirming")

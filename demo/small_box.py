@@ -1,4 +1,4 @@
-"""A small box: it speaks with the update server as a real box does, and pretends to install."""
+"""A small box: it sends the requests of a real box, but only pretends to install releases."""
 
 import platform
 import random
@@ -34,21 +34,24 @@ from opq_twisted.trust.metadata_files import METADATA
 from opq_twisted.trust.offer import STABLE, Offer, read_offer
 from opq_twisted.trust.pace import read_pace
 
-#: Seconds that the box waits for a change, and until it tries again what has failed.
-_WAIT, _RETRY_DELAY = 300.0, 1.0
+#: The box waits for a new release for so many seconds in one request.
+_WAIT = 300.0
+
+#: Seconds after a failure until the next request.
+_RETRY_DELAY = 1.0
 
 
 @frozen(kw_only=True)
 class Habits:
-    """What the small boxes of a process have in common; times are in seconds."""
+    """The common settings of all small boxes; times are in seconds."""
 
     #: The URL of the update server.
     server: str
     #: The trusted root.
     root: bytes
-    #: The release that they run at first.
+    #: The release that they run at the start.
     release: int
-    #: The time between two reports. Each promises the next one within twice this time.
+    #: The time between two reports. Each report promises the next one within twice this time.
     report_every: float
     #: The longest delay of a check, which is random.
     spread: float
@@ -58,7 +61,7 @@ class Habits:
 
 
 def make_identity(folder: Path) -> Identity:
-    """Read the key of the box with this folder, or make both."""
+    """Read the key in the folder of a box; make the folder and the key if they are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     identity = load_identity(folder / FILE)
     assert identity is not None, f"{folder} cannot be used"
@@ -67,10 +70,10 @@ def make_identity(folder: Path) -> Identity:
 
 class SmallBox:
     """
-    Follows the signed metadata and the pace, waits for its turn, and reports what it does.
+    Follows the signed metadata and the pace, waits for its turn, and sends reports.
 
-    All of that is the code of a real box, and its reports are signed by a key of its own. It
-    downloads no archive, and its installation is a pause with an outcome.
+    All of that is the code of a real box, and the reports are signed by the box's own key. It
+    downloads no archive, and its installation is only a pause, after which it has a result.
     """
 
     _log = Logger()
@@ -100,7 +103,7 @@ class SmallBox:
         self._timestamp: Timestamp | None = None
         self._waiting: Waiting | None = None
         self._refused: tuple[int, ...] = ()
-        #: Those that the server does not know with their outcomes.
+        #: The attempts whose outcomes the server does not know yet.
         self._attempts: tuple[AttemptReport, ...] = ()
         self._is_installing = False
 
@@ -140,7 +143,7 @@ class SmallBox:
     async def _report_regularly(self) -> None:
         await self._pause(self._habits.report_every * random.random())
         while True:
-            # A box that installs says nothing until it knows the outcome.
+            # During an installation, a box sends no report until it knows the outcome.
             if not self._is_installing:
                 await self._report()
             await self._pause(self._habits.report_every)
@@ -156,7 +159,7 @@ class SmallBox:
                 await self._pause(_RETRY_DELAY)
 
     async def _check(self) -> None:
-        """Look up the release on offer, and install it if that is this box's turn."""
+        """Look up the offered release, and install it if it is this box's turn."""
         habits = self._habits
         url = f"{habits.server}/{METADATA}/"
         found = await self._metadata.look_up(url, habits.root, STABLE)
@@ -170,7 +173,7 @@ class SmallBox:
             await self._install(offer)
 
     def _why_not(self, offer: Offer) -> Waiting | None:
-        """Say what a release waits for; None if it is installed, or can be."""
+        """Return the reason to wait with a release; None if it is installed, or can be."""
         if offer.version <= self._release:
             return None
         if offer.version in self._refused:
@@ -190,7 +193,7 @@ class SmallBox:
             "box {n}: {release}: {fate}", n=self.number, release=offer.version, fate=fate
         )
         if fate is Fate.SILENT:
-            # As without power.
+            # The coroutine stops here, as if the box had lost its power.
             await Deferred[None]()
         await self._pause(self._habits.install * random.uniform(0.5, 1))
         self._boot = secrets.token_hex(4)
@@ -205,7 +208,7 @@ class SmallBox:
         await self._report()
 
     async def _report(self) -> None:
-        """Send a report; one that is not accepted is composed anew the next time."""
+        """Send a report; if it is not accepted, its content is part of the next one."""
         async with self._exchange_lock:
             result = await self._exchange.send()
         if result.verdict is not Verdict.ACCEPTED:

@@ -1,4 +1,4 @@
-"""Runs small boxes in one process, until it is ended: `python -m demo.small_boxes`."""
+"""Runs small boxes in one process until it gets a signal: `python -m demo.small_boxes`."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from opq_twisted.common.monotonic import use_monotonic_time
 
 def write_admissions(folder: Path, numbers: Iterable[int]) -> Path:
     """
-    Make the keys of boxes before they start; returns the file for `opq-fleet admit`.
+    Make the keys of boxes before they start; return the file for `opq-fleet admit`.
 
     :param folder: for the keys, the same as `--folder`.
     """
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fates",
         default="{}",
-        help="JSON, what becomes of those that install a release: "
+        help="JSON, the fates of the boxes that install a release: "
         f'{{"VERSION": ["{Fate.RETURNED}", "{Fate.SILENT}"]}}',
     )
     parser.add_argument("boxes", type=int, nargs="+", help="the numbers of the boxes")

@@ -1,4 +1,4 @@
-"""Makes the tiny releases of the small boxes, and knows which of them begin."""
+"""Makes the tiny releases of the small boxes, with a good number of boxes in each step."""
 
 import hashlib
 import itertools
@@ -15,9 +15,10 @@ def make_release(
     version: int, folder: Path, numbers: Sequence[int], shares: Sequence[float]
 ) -> Path:
     """
-    Make a release whose first steps have the boxes that they have on average.
+    Make a release whose first steps have their shares of the boxes, to less than one box.
 
-    The archive's SHA-256 draws the boxes, and with few of them a share of 20 % may be none at all.
+    The SHA-256 of the archive decides which boxes are in a step. In a small fleet, 20 % may be no
+    box at all, so archives are made until the numbers are right.
 
     :param numbers: the numbers of all boxes.
     :param shares: the shares of the steps, from 0 to 1.
@@ -37,6 +38,6 @@ def make_release(
 
 
 def draw(archive: Path, version: int, numbers: Sequence[int], share: float) -> Sequence[int]:
-    """Return the boxes that an archive draws at a share from 0 to 1."""
+    """Return the boxes whose turn has come at a share from 0 to 1."""
     rollout = Rollout(100, hashlib.sha256(archive.read_bytes()).hexdigest())
     return [each for each in numbers if rollout.includes(version, each, round(10_000 * share))]

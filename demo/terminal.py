@@ -1,4 +1,4 @@
-"""Prints what the demo does, for the person at the terminal."""
+"""Prints the steps of the demo on the terminal."""
 
 import os
 import signal
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the text says why."""
+    """The demo cannot continue; the text gives the reason."""
 
 
 def say(text: str) -> None:
-    """Print a line; if nobody can read it any more, end the demo."""
+    """Print a line; if the output is closed, end the demo."""
     show(f"{text}\n")
 
 

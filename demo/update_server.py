@@ -1,4 +1,4 @@
-"""Starts the real update server of a demo, which signs timestamps."""
+"""Starts the real update server for a demo; it also signs the timestamps."""
 
 import subprocess
 import sys
@@ -17,14 +17,14 @@ from demo.terminal import DemoFailed
 
 @frozen
 class UpdateServer:
-    """A server that runs."""
+    """A running server."""
 
     process: "subprocess.Popen[bytes]"
     port: int
     log: Path
 
     def wait(self) -> NoReturn:
-        """Wait until it ends by itself, which it never should; raise `DemoFailed` then."""
+        """Wait until it ends, and raise `DemoFailed`: it should never end by itself."""
         self.process.wait()
         raise DemoFailed(f"The update server has ended; see {self.log}.")
 
@@ -33,7 +33,7 @@ def start_server(running: ExitStack, folder: Path, signer: Signer, *options: str
     """
     Start the update server in a folder, and wait until it has signed a timestamp.
 
-    :param running: ends it.
+    :param running: ends the server when it is closed.
     :raises DemoFailed: if it does not start.
     """
     port = claim_port(8151)

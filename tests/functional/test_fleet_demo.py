@@ -79,7 +79,7 @@ async def test_small_boxes(start: StartDaemon, spawn: Spawn, updates: Path, tmp_
 @pytest.mark.skipif(not TORTURE, reason="it takes two minutes: make torture runs it")
 @pytest_twisted.ensureDeferred
 async def test_whole_demo() -> None:
-    """A good release walks to all boxes, and a bad one is held."""
+    """A good release is rolled out to all boxes, and a bad one is held."""
     status, out, error = await run(sys.executable, "-m", "demo", "--fleet", "--click", folder=ROOT)
     assert status == 0, out + error
     assert "The bad release is held" in out

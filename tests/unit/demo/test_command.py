@@ -28,7 +28,7 @@ BEGIN = [
     "An update server, a box and keys, all in .demo/1. Nothing else is changed.",
     "1/5 Building yesterday's release ...",
 ]
-END = "The demo has ended. `make clean` removes what it has made."
+END = "The demo has ended. `make clean` removes its files."
 
 
 class FolderTests(SynchronousTestCase):

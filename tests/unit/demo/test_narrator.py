@@ -37,7 +37,7 @@ class NarratorTests(SynchronousTestCase):
 
     def tell(self, *args: Any, **fields: Any) -> list[str]:
         """Tell what is new in a status."""
-        return list(self.narrator.tell(status(*args, **fields)))
+        return list(self.narrator.describe_news(status(*args, **fields)))
 
     def test_good(self) -> None:
         """The boxes that are well are told when all are through, and nothing is told twice."""
