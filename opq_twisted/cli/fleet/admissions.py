@@ -9,11 +9,11 @@ from attrs import frozen
 from opq_twisted.common.errors import OpqError
 from opq_twisted.common.strict_json import MAX_NUMBER
 
-#: Bytes of the file, and its lines.
+#: The limits of bytes and lines of the file.
 _MAX_SIZE = 1 << 20
 _MAX_LINES = 10_000
 
-#: Wrong lines that an error names.
+#: An error lists at most so many wrong lines.
 _MAX_MISTAKES = 20
 
 _LINE = re.compile(r'"?([0-9]{1,16})"?\s*,\s*"?([0-9a-f]{32})"?', re.ASCII | re.IGNORECASE)
@@ -26,7 +26,7 @@ class FileInvalid(OpqError):
 
 @frozen
 class Admission:
-    """A key, the number of its box, and the line that names them."""
+    """A key, the number of its box, and the number of the line."""
 
     line: int
     box_id: int
@@ -37,7 +37,7 @@ def read_admissions(path: Path) -> Sequence[Admission]:
     """
     Read a file of lines BOX_ID,FINGERPRINT; the titles, comments and empty lines are skipped.
 
-    :raises FileInvalid: with all lines that are not in this format.
+    :raises FileInvalid: with the numbers of all wrong lines.
     :raises OSError: if the file cannot be read.
     """
     found, mistakes = [], []

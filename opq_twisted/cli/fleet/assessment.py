@@ -1,4 +1,4 @@
-"""Describes what the server thinks of a rollout."""
+"""Describes the server's judgement of a rollout."""
 
 import textwrap
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from opq_twisted.cli.fleet.formats import boxes, count, percent
 from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common import wording
 
-#: Columns of a sentence beside the name of its row.
+#: The width of a sentence beside the name of its row.
 _WIDTH = 67
 
-#: Who decides, by the mode.
+#: The modes of the engine, after "Rollouts".
 MODES = {
-    "off": "off: nobody judges them",
+    "off": "off: the server does not judge them",
     "observe": "observe: the server judges them, and only says what it would do",
     "ask": "ask: the server holds bad ones, and asks you to widen the others",
     "auto": "auto: the server holds bad ones, and widens the others",
@@ -20,13 +20,13 @@ MODES = {
 
 
 def reason_lines(rollout: Document) -> Iterator[str]:
-    """Say why a rollout is in its state."""
+    """Give the reason for the state of a rollout."""
     if sentence := rollout.text("sentence"):
         yield from _wrapped(f"Why: {sentence}")
 
 
 def assessment_lines(rollout: Document) -> Iterator[str]:
-    """Describe the boxes that count, and what comes next; nothing if nobody has judged them."""
+    """Describe the boxes that count and the next step; without a judgement, yield nothing."""
     found = rollout.part("assessment")
     if not found.content:
         return
@@ -42,7 +42,7 @@ def assessment_lines(rollout: Document) -> Iterator[str]:
     before = found.part("before")
     if tried := before.integer("boxes"):
         yield (
-            f"the release before, {before.integer('release')}: "
+            f"the previous release, {before.integer('release')}: "
             f"{_share(before.integer('bad') or 0, tried)} of {boxes(tried)} bad"
         )
     if other := rollout.integer("not_judged"):
@@ -59,7 +59,7 @@ def _next_lines(found: Document) -> Iterator[str]:
     if action == "wait" and remaining is not None:
         yield f"next {percent(next_bp)} in {wording.about(remaining)}, unless there is a problem"
     elif action == "widen":
-        yield f"next {percent(next_bp)}: nothing speaks against it"
+        yield f"next {percent(next_bp)}: nothing prevents it"
 
 
 def _not_judged(rollout: Document, number: int) -> str:

@@ -1,4 +1,4 @@
-"""The commands of `opq-fleet` that change something."""
+"""The commands of `opq-fleet` that change rollouts and keys."""
 
 import argparse
 
@@ -16,7 +16,7 @@ def hold(options: argparse.Namespace) -> None:
 
 
 def resume(options: argparse.Namespace) -> None:
-    """Let boxes install a held release again, as many as before or fewer."""
+    """Let boxes install a held release again, at the share from before or a smaller one."""
     _change_pace(options, "resume", at_bp=options.at)
 
 
@@ -26,7 +26,7 @@ def widen(options: argparse.Namespace) -> None:
 
 
 def admit(options: argparse.Namespace) -> None:
-    """Trust keys by their fingerprints; each takes the place of the older key of its box."""
+    """Trust keys by their fingerprints; each replaces the older keys of its box."""
     keys = read_admissions(options.file)
     try:
         done = FleetClient(options.socket).post(
@@ -45,7 +45,7 @@ def admit(options: argparse.Namespace) -> None:
 
 
 def distrust(options: argparse.Namespace) -> None:
-    """Turn a key away: no report that it signs is taken any more."""
+    """Distrust a key: the server refuses all reports that it signs."""
     done = FleetClient(options.socket).post("distrust", because=options.because, key=options.key)
     _say_done(
         options,
@@ -64,9 +64,9 @@ def forget(options: argparse.Namespace) -> None:
 
 
 def webhook_test(options: argparse.Namespace) -> None:
-    """Let the server send a message to its webhook, and say whether that was taken."""
+    """Let the server send a test message to its webhook, and show the result."""
     done = FleetClient(options.socket).post("webhook-test")
-    _say_done(options, done, f"The webhook {done.text('webhook')} took the message.")
+    _say_done(options, done, f"The webhook {done.text('webhook')} accepted the message.")
 
 
 def _change_pace(options: argparse.Namespace, what: str, **more: int | None) -> None:
@@ -76,8 +76,8 @@ def _change_pace(options: argparse.Namespace, what: str, **more: int | None) -> 
     when = (
         "This server signs a new timestamp now: boxes see it at their next check."
         if done.flag("signs_here")
-        else "Boxes see it when the server with the timestamp's key has signed a new one, within "
-        "some seconds."
+        else "The server with the timestamp's key signs a new timestamp within some seconds; then "
+        "boxes see it."
     )
     release = wording.version(done.integer("release"))
     channel = done.text("channel")

@@ -16,10 +16,10 @@ from opq_twisted.cli.deadline import deadline
 from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common.errors import OpqError
 
-#: Seconds within which an answer must be complete: a large database may be slow.
+#: An answer must be complete within so many seconds: a large database may be slow.
 _TIMEOUT = 30.0
 
-#: Bytes of an answer.
+#: The limit of bytes of an answer.
 _MAX_SIZE = 8 << 20
 
 
@@ -31,7 +31,7 @@ class FleetFailed(OpqError):
 
 
 class KeysRefused(FleetFailed):
-    """The server does not admit some keys."""
+    """The server has admitted no key, because some are wrong."""
 
     def __init__(self, sentence: str, mistakes: Mapping[int, str]) -> None:
         """:param mistakes: sentences by the position of the key, from 0."""
@@ -48,7 +48,7 @@ class FleetClient:
 
     def __init__(self, path: str, timeout: float = _TIMEOUT) -> None:
         """
-        Remember where the socket is.
+        Make a client of a socket.
 
         :param timeout: seconds within which an answer must be complete.
         """
@@ -56,13 +56,13 @@ class FleetClient:
         self._timeout = timeout
 
     def get(self, resource: str, /, **query: object) -> Document:
-        """Ask for something; parts of the query that are None are left out."""
+        """Send a GET request; parts of the query that are None are left out."""
         given = {key: value for key, value in query.items() if value is not None}
         return self._exchange("GET", f"/{resource}?{urlencode(given)}", None)
 
     def pages(self, resource: str, items: str, key: str, **query: object) -> Iterator[Document]:
         """
-        Yield the items of all pages, each of which is asked for when it is needed.
+        Yield the items of all pages; each page is requested when it is needed.
 
         :param items: the field of the answer with the items of a page.
         :param key: the field of the query that continues after the last item's `id`.
@@ -93,7 +93,7 @@ class FleetClient:
                 raise self._not_a_server()
 
     def post(self, resource: str, /, **content: object) -> Document:
-        """Change something."""
+        """Send a POST request, which changes something."""
         return self._exchange("POST", f"/{resource}", json.dumps(content).encode())
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> Document:

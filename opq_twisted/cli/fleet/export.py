@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from opq_twisted.cli.fleet.client import FleetClient
 from opq_twisted.cli.program import say_json, say_line
 
-#: The columns of each kind, in their order.
+#: The columns of each table, in their order.
 COLUMNS = {
     "boxes": (
         *("id", "box_id", "key_id", "state", "channel", "release", "agent", "arch", "python"),
@@ -21,7 +21,7 @@ COLUMNS = {
     ),
 }
 
-#: Spreadsheets take a cell that begins with one of these for a formula.
+#: If a cell begins with one of these, spreadsheets treat it as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t")
 
 

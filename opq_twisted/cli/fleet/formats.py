@@ -5,8 +5,8 @@ import re
 from opq_twisted.cli.untrusted_json import Document
 from opq_twisted.common import wording
 
-#: The part of a fingerprint that `opq-fleet` shows and takes: 12 digits, or more if these could
-#: be the number of a box.
+#: `opq-fleet` shows and accepts the first 12 digits of a fingerprint. If they look like the number
+#: of a box, because none is a letter, it shows more.
 _SHORT = re.compile(r"[0-9]{12,}.|.{0,12}")
 
 
@@ -32,7 +32,7 @@ def name(box: Document) -> str:
 
 
 def fingerprint(key_id: str) -> str:
-    """Shorten a fingerprint to a part that `opq-fleet` still takes as one."""
+    """Shorten a fingerprint to a part that `opq-fleet` still accepts."""
     found = _SHORT.match(key_id)
     return key_id if found is None else found[0]
 
@@ -43,7 +43,7 @@ def seen(now: float | None, last_seen: float | None) -> str:
 
 
 def pace(rollout: Document) -> str:
-    """Describe how far a rollout is."""
+    """Describe the state and the share of a rollout."""
     state, bp = rollout.text("state"), percent(rollout.integer("bp"))
     ceiling = rollout.integer("ceiling_bp")
     described = {

@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def migrate(options: argparse.Namespace) -> None:
-    """Make or migrate the tables of a database; needs no server."""
-    # Imported late: the packages for a database are needed for nothing else.
+    """Make or migrate the tables of a database; no server need run."""
+    # Imported late, because no other command needs the packages for a database.
     from opq_twisted.cli.fleet.migrate import migrate as migrate_database
 
     sentence = migrate_database(options.fleet_db)
@@ -98,7 +98,9 @@ def make_parser() -> Parser:
                 help=f"the socket of the update server (default: {_SOCKET_VARIABLE})",
             )
         if command in _CHANGES:
-            sub.add_argument("--because", required=True, metavar="TEXT", help="why, for the audit")
+            sub.add_argument(
+                "--because", required=True, metavar="TEXT", help="the reason, for the audit"
+            )
         return sub
 
     add("status", status)
@@ -107,7 +109,7 @@ def make_parser() -> Parser:
     _add_release(sub, "--release", help="boxes that run this release")
     text = "keys in this state (default: known and admitted)"
     sub.add_argument("--state", choices=_STATES, help=text)
-    sub.add_argument("--waiting", choices=_WAITING, help="boxes that wait for this")
+    sub.add_argument("--waiting", choices=_WAITING, help="boxes with this reason to wait")
     text = "boxes that have not reported for so many days"
     sub.add_argument("--not-seen-for", type=_days, metavar="DAYS", help=text)
     text = "the number of a box, or the fingerprint of a key, at least its first 8 digits"
@@ -117,7 +119,7 @@ def make_parser() -> Parser:
     _add_rollout(add("hold", hold))
     sub = add("resume", resume)
     _add_rollout(sub)
-    _add_share(sub, "--at", "the share of the boxes to go on with, to slow it (default: as before)")
+    _add_share(sub, "--at", "a smaller share of the boxes, to slow it (default: as before)")
     sub = add("widen", widen)
     _add_rollout(sub)
     _add_share(sub, "--to", "the share of the boxes (default: the next step)")
@@ -132,7 +134,7 @@ def make_parser() -> Parser:
     sub.add_argument("what", choices=tuple(COLUMNS), metavar="WHAT", help="boxes or attempts")
     add("webhook-test", webhook_test)
     add("operators", operators)
-    text = "the name, which the audit will have"
+    text = "the name, which the audit will show"
     for name, command in (("add-operator", add_operator), ("add-token", add_token)):
         sub = add(name, command)
         sub.add_argument("name", metavar="NAME", help=text)
@@ -140,7 +142,7 @@ def make_parser() -> Parser:
             "--role",
             choices=_ROLES,
             required=True,
-            help="a viewer only looks, an operator changes rollouts and keys, too",
+            help="a viewer sees all pages, an operator may also change rollouts and keys",
         )
     text = "the name of a person or a program"
     add("remove-operator", remove_operator).add_argument("name", metavar="NAME", help=text)
@@ -151,7 +153,7 @@ def make_parser() -> Parser:
 
 
 def _add_rollout(sub: Parser) -> None:
-    """Define which rollout is meant."""
+    """Add the arguments that name a rollout."""
     _add_release(sub, "release")
     text = "the channel, if several have named the release"
     sub.add_argument("--channel", metavar="NAME", help=text)

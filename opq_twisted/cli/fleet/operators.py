@@ -1,4 +1,4 @@
-"""The commands of `opq-fleet` for those who may use the page; they need no server."""
+"""The commands of `opq-fleet` that change who may use the page; no server need run."""
 
 import argparse
 import os
@@ -24,11 +24,11 @@ from opq_twisted.fleet.web.operators import (
 )
 from opq_twisted.http.guards.password import MAX_PASSWORD, PasswordHash
 
-#: The shortest password, and the one that is not called short (NIST SP 800-63B-4, section 3.1.1.2:
-#: at least 15 if the password is the only protection).
+#: The shortest password that is accepted, and the shortest one without a warning (NIST SP
+#: 800-63B-4, section 3.1.1.2: at least 15 if the password is the only protection).
 _MIN_PASSWORD, _SHORT = 8, 15
 
-#: Bytes of a line that are read, and of a token.
+#: The limit of bytes of a line, and the bytes of a token.
 _MAX_LINE, _TOKEN = 4096, 32
 
 #: The mode of a new file: the server may be in its group.
@@ -36,7 +36,7 @@ _MODE = 0o640
 
 
 def operators(options: argparse.Namespace) -> None:
-    """List who may use the page of the fleet."""
+    """List the people and programs that may use the page of the fleet."""
     for each in _parse(options.operators, _read(options.operators)).values():
         kind = "token" if isinstance(each.secret, TokenHash) else "password"
         if options.json:
@@ -52,12 +52,12 @@ def add_operator(options: argparse.Namespace) -> None:
     operator = Operator(options.name, Role(options.role), PasswordHash.of(password))
     _change(options.operators, lambda text: with_operator(text, operator))
     if len(password) < _SHORT:
-        warn(f"The password is shorter than {_SHORT} characters: take some words more.")
+        warn(f"The password is shorter than {_SHORT} characters: add some words.")
     _say_done(options, f"{operator.name} may use the page of the fleet as {operator.role}.")
 
 
 def add_token(options: argparse.Namespace) -> None:
-    """Let a program use the page of the fleet; prints its token, which is kept nowhere."""
+    """Let a program use the page of the fleet, and print its token, which is stored nowhere."""
     _require_name(options.name)
     token = secrets.token_urlsafe(_TOKEN)
     operator = Operator(options.name, Role(options.role), TokenHash.of(token))
@@ -109,12 +109,11 @@ def _change(path: Path, change: Callable[[str], str]) -> None:
     """Change the file, one process at a time; a file with a mistake is not changed."""
     if not path.parent.exists():
         raise OperatorsInvalid(
-            f"The folder {path.parent} is not there: create it for the server's user, or name "
+            f"The folder {path.parent} is missing: create it for the server's user, or name "
             "another file with --operators."
         )
     if path.is_symlink():
-        # To follow it as root would be dangerous. If it was replaced, the file behind it would
-        # still let in whoever is removed here.
+        # Following it as root would be dangerous. Replacing it would leave the old file in use.
         raise OperatorsInvalid(
             f"{path} is a symbolic link: name the file itself with --operators {path.readlink()}"
         )
@@ -131,7 +130,7 @@ def _read(path: Path) -> str:
         return files.read(path, MAX_FILE).decode()
     except FileNotFoundError:
         raise OperatorsInvalid(
-            f"{path} is not there: opq-fleet add-operator makes it, or name another file with "
+            f"{path} is missing: opq-fleet add-operator makes it, or name another file with "
             "--operators."
         ) from None
     except UnicodeDecodeError:
@@ -146,7 +145,7 @@ def _parse(path: Path, text: str) -> Mapping[str, Operator]:
 
 
 def _mode_and_owner(path: Path) -> tuple[int, tuple[int, int] | None]:
-    """Return those of the file; a new one gets the owner of its folder, who may be the server."""
+    """Return the mode and owner for the file; a new file gets the owner of its folder."""
     if path.exists():
         found = path.stat()
         return found.st_mode & 0o770, (found.st_uid, found.st_gid)

@@ -1,4 +1,4 @@
-"""The commands of `opq-fleet` that show something, and change nothing."""
+"""The commands of `opq-fleet` that only show something."""
 
 import argparse
 import time
@@ -10,16 +10,16 @@ from opq_twisted.cli.fleet.tables import say_table
 from opq_twisted.cli.program import say, say_json
 from opq_twisted.cli.untrusted_json import Document
 
-#: The exit code if a release that is shown is held.
+#: The exit code if one of the shown releases is held.
 HELD = 10
 
-#: Rows that fit on a screen: a command that is cut short by `head` asks for few more.
+#: Rows of a page. It is small, because `head` may end the command after some rows.
 _PAGE = 100
 
-#: Columns of the names beside lines.
+#: The width of the names of rows.
 _WIDTH = 11
 
-#: Without that key nobody looks at what the signed metadata names.
+#: Without the timestamp's key, no server writes the releases of channels into the database.
 _NO_CHANNEL = (
     "No channel has named a release yet. Rollouts need signed releases, and a server with the "
     "timestamp's key."
@@ -27,7 +27,7 @@ _NO_CHANNEL = (
 
 
 def status(options: argparse.Namespace) -> int:
-    """Show the releases on offer, how boxes fare with them, and what needs somebody."""
+    """Show the offered releases, the results of the boxes, and the boxes that need attention."""
     found = FleetClient(options.socket).get("status")
     if options.json:
         say_json(found.content)
@@ -60,7 +60,7 @@ def boxes(options: argparse.Namespace) -> None:
     now = time.time()
     titles = ("BOX", "KEY", "RELEASE", "STATE", "WAITS FOR", "SEEN")
     if not say_table(titles, (rows.box_row(each, now) for each in found)):
-        say("There are no such boxes.")
+        say("No box matches.")
 
 
 def box(options: argparse.Namespace) -> None:
@@ -100,7 +100,7 @@ def releases(options: argparse.Namespace) -> int:
 
 
 def release(options: argparse.Namespace) -> int:
-    """Show how far a release is, and how boxes fare with it."""
+    """Show the rollouts of a release, and the results of the boxes."""
     found = FleetClient(options.socket).get("release", release=options.release)
     if options.json:
         say_json(found.content)
@@ -114,7 +114,7 @@ def release(options: argparse.Namespace) -> int:
 
 
 def audit(options: argparse.Namespace) -> None:
-    """Show who changed something, and why, the last change first."""
+    """Show the changes by people and by the engine with their reasons, the last one first."""
     found = FleetClient(options.socket).pages("audit", "changes", "before", limit=_PAGE)
     if options.json:
         _say_all(found)

@@ -1,4 +1,4 @@
-"""Makes the lines and the cells of what `opq-fleet` shows."""
+"""Makes the lines and the cells of tables for `opq-fleet`."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ from opq_twisted.fleet.needs import NEEDS
 
 
 def rollout_lines(rollout: Document) -> Iterator[str]:
-    """Describe a rollout, and how boxes fare with it."""
+    """Describe a rollout, and the results of the boxes."""
     yield f"release {wording.version(rollout.integer('release'))}"
     yield pace(rollout)
     yield f"since {wording.moment(rollout.number('since'))}"
@@ -27,7 +27,7 @@ def rollout_lines(rollout: Document) -> Iterator[str]:
     outcomes = rollout.parts("outcomes")
     total = sum(each.integer("boxes") or 0 for each in outcomes)
     if not total:
-        yield "no box has reported an attempt yet"
+        yield "no box has reported an attempt to install it yet"
         return
     bad = sum(each.integer("boxes") or 0 for each in outcomes if each.flag("bad"))
     yield f"{boxes(total)} tried it, {bad:,} of them badly ({percent(bad * 10_000 // total)})"
@@ -37,20 +37,20 @@ def rollout_lines(rollout: Document) -> Iterator[str]:
 
 
 def mode_lines(found: Document) -> Iterator[str]:
-    """Say who decides about rollouts."""
+    """Describe the mode of the engine."""
     mode = found.text("rollouts")
     if mode in MODES:
         yield MODES[mode]
 
 
 def no_channel_lines(found: Document, sentence: str) -> Iterator[str]:
-    """Say that there is no rollout to show, and why."""
+    """Say that there is no rollout to show, and give the reason."""
     if not any(found.parts("channels")):
         yield sentence
 
 
 def fleet_lines(found: Document) -> Iterator[str]:
-    """Describe which releases boxes run, and what they wait for."""
+    """Describe the releases that boxes run, and their reasons to wait."""
     yield (
         f"{boxes(found.integer('boxes'))}; {found.integer('waiting_now') or 0:,} wait at this "
         "server now"
@@ -66,7 +66,7 @@ def fleet_lines(found: Document) -> Iterator[str]:
 
 
 def need_lines(needs: Document) -> Iterator[str]:
-    """Name the boxes that need somebody."""
+    """Describe the boxes that need attention."""
     for key, words in NEEDS.items():
         need = needs.part(key)
         if number := need.integer("boxes"):
@@ -80,7 +80,7 @@ def need_lines(needs: Document) -> Iterator[str]:
 
 
 def change_line(change: Document) -> str:
-    """Describe a change in two lines: who did what, and the change with its reason."""
+    """Describe a change in two lines: the author and the command, the change and its reason."""
     return (
         f"{wording.moment(change.number('at'))}  {change.text('who')}  {change.text('what')}"
         f"{_object(change)}\n  {change.text('change')} Because: {change.text('because')}"
@@ -88,7 +88,7 @@ def change_line(change: Document) -> str:
 
 
 def bad_line(attempt: Document) -> str:
-    """Describe an attempt that ended badly."""
+    """Describe a bad attempt."""
     key = fingerprint(attempt.text("key_id"))
     return f"box {name(attempt)} ({key}): {outcome(attempt)}"
 
@@ -130,7 +130,7 @@ def attempt_row(attempt: Document, now: float | None) -> list[str]:
 
 
 def key_rows(key: Document, now: float | None) -> Iterator[tuple[str, str]]:
-    """Return what is known of a key, by name."""
+    """Return the names and values of the rows about a key."""
     yield "Box", name(key) if key.integer("box_id") else "no number in its configuration"
     yield "Key", key.text("key_id")
     yield "Label", key.text("label")

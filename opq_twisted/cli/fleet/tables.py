@@ -8,13 +8,13 @@ from opq_twisted.cli.program import say_line
 _WIDTH = 80
 _GAP = "  "
 
-#: Rows that are read before the first one is printed, for the widths of the columns.
+#: So many rows are read before the first one is printed, to find the widths of the columns.
 _ROWS = 100
 
 
 def say_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> bool:
     """
-    Print rows as they come, under their titles.
+    Print rows under their titles; later rows are printed as soon as they are read.
 
     :returns: whether there was any row.
     """

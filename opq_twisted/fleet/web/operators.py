@@ -116,7 +116,7 @@ def require_name(name: str) -> None:
             "and characters of . _ @ + -, and begins with a letter or a digit"
         )
     if name in _RESERVED:
-        raise OperatorsInvalid(f"the name {name!r} is reserved for decisions of the server")
+        raise OperatorsInvalid(f"{name!r} is reserved for decisions of the server")
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

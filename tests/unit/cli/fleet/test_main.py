@@ -123,7 +123,7 @@ class ReadingTests(FleetCase):
         """Outcomes of no box at all, from something that is no update server, are no attempts."""
         nothing = {**ROLLOUT, "outcomes": [{"outcome": "updated", "boxes": 0}]}
         self.server.answers["release"] = {"time": NOW, "channels": [nothing]}
-        self.assertIn("no box has reported an attempt yet", self.said("release", NEW))
+        self.assertIn("no box has reported an attempt to install it yet", self.said("release", NEW))
 
     def test_held(self) -> None:
         """Commands that show a held release end with 10."""
@@ -148,7 +148,7 @@ class ReadingTests(FleetCase):
         out = self.said("release", NEW)
         for word in ("engine", "count:", "holds", "next"):
             self.assertNotIn(word, out)
-        self.assertIn("off: nobody judges them", out)
+        self.assertIn("off: the server does not judge them", out)
         self.server.answers["release"] = {
             "channels": [{**ROLLOUT, "not_judged": 1, "acknowledged_at": NOW - 60}]
         }
@@ -160,8 +160,8 @@ class ReadingTests(FleetCase):
         """What comes next is said only if it comes by itself or may come."""
         judged = ROLLOUT["assessment"]
         for change, words in (
-            ({"action": "wait", "remaining": 1800.0}, "next 20 % in about 30 minutes, if"),
-            ({"action": "widen", "remaining": None}, "next 20 %: nothing speaks against it"),
+            ({"action": "wait", "remaining": 1800.0}, "next 20 % in about 30 minutes, unless"),
+            ({"action": "widen", "remaining": None}, "next 20 %: nothing prevents it"),
             ({"action": "ask", "remaining": None}, ""),
             ({"action": None, "sentence": None}, ""),
             ({"action": "nothing", "next_bp": None}, ""),
@@ -185,7 +185,7 @@ class ReadingTests(FleetCase):
         """An empty fleet is no error."""
         self.assertIn("No channel has named a release yet.", self.said("status"))
         self.assertIn("0 boxes", self.said("status"))
-        self.assertEqual(self.said("boxes"), "There are no such boxes.\n")
+        self.assertEqual(self.said("boxes"), "No box matches.\n")
         self.assertEqual(self.said("releases"), "No channel has named a release yet.\n")
         self.assertEqual(self.said("audit"), "Nobody has changed anything yet.\n")
         self.assertIn("No attempt", self.said("box", "7"))
@@ -319,7 +319,7 @@ class ChangingTests(FleetCase):
             )
         self.server.answers["hold"] = {**ROLLOUT, "signs_here": False}
         out = self.said("hold", NEW, "--because", "x")
-        self.assertIn("when the server with the timestamp's key has signed a new one", out)
+        self.assertIn("The server with the timestamp's key signs a new timestamp", out)
 
     def test_error(self) -> None:
         """An error is one sentence, also in JSON."""

@@ -116,7 +116,7 @@ class GuardTests(PageCase):
         for action in ACTIONS:
             answer = self.page.post(f"/fleet/{action}", VIEWER, release=NEW, because="x")
             self.assertEqual(answer.status, 403)
-            self.assertIn("the role operator", answer.text)
+            self.assertIn("is a viewer", answer.text)
         self.assertEqual(self.audit(), [])
 
     def test_methods(self) -> None:
