@@ -70,8 +70,8 @@ def tell_new_keys(connection: Connection, notify: Notify, now: float) -> None:
     change = "A new key of a box has come in." if keys == 1 else f"{keys:,} new keys have come in."
     because = "They came with reports, and nobody has admitted them: opq-fleet boxes lists them."
     record(connection, AuditNote(who=WHO, because=because), now, what=_ENROLMENT, change=change)
-    told = Notice(Event.ENROLMENT, f"{change} {because}", numbers={"keys": keys})
-    notify(connection, now, told)
+    notice = Notice(Event.ENROLMENT, f"{change} {because}", numbers={"keys": keys})
+    notify(connection, now, notice)
 
 
 def _count_new_keys(connection: Connection, now: float) -> int:

@@ -77,10 +77,10 @@ def save(connection: Connection, changed: Rollout) -> None:
 
 def bring_back_times(connection: Connection, now: float) -> None:
     """
-    Replace times that are still to come by the clock of the process that judges the rollouts.
+    Replace times in the future by the present time of the process that judges the rollouts.
 
-    Another server's clock may be some seconds ahead, or this one's was a year ahead: then a step
-    would last a year, and no attempt would count after a `resume`.
+    Another server's clock may be some seconds ahead, or this one's may have been a year ahead. Then
+    a step would last a year, and after a `resume` no attempt would count.
 
     :param now: seconds since the epoch.
     """

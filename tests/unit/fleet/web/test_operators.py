@@ -41,7 +41,7 @@ class FileTests(SynchronousTestCase):
             ("anna operator", "a name, a role and a hash"),
             (f"{ANNA} more", "a name, a role and a hash"),
             (f"a:b viewer {GRAFANA.secret}", "'a:b' cannot be the name"),
-            (f"\x1b[31m viewer {GRAFANA.secret}", "'\\x1b[31m' is no name"),
+            (f"\x1b[31m viewer {GRAFANA.secret}", "'\\x1b[31m' cannot be the name"),
             (f"{'x' * 65} viewer {GRAFANA.secret}", "'xxx"),
             (f"engine operator {GRAFANA.secret}", "the server's own decisions"),
             (f"anna admin {GRAFANA.secret}", "the role of anna must be"),
