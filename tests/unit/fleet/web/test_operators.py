@@ -43,7 +43,7 @@ class FileTests(SynchronousTestCase):
             (f"a:b viewer {GRAFANA.secret}", "'a:b' cannot be the name"),
             (f"\x1b[31m viewer {GRAFANA.secret}", "'\\x1b[31m' cannot be the name"),
             (f"{'x' * 65} viewer {GRAFANA.secret}", "'xxx"),
-            (f"engine operator {GRAFANA.secret}", "the server's own decisions"),
+            (f"engine operator {GRAFANA.secret}", "reserved for decisions of the server"),
             (f"anna admin {GRAFANA.secret}", "the role of anna must be"),
             ("anna viewer secret", "the hash of anna"),
             (f"anna viewer {GRAFANA.secret}0", "the hash of anna"),
