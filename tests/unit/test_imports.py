@@ -38,7 +38,8 @@ class ContractTests(SynchronousTestCase):
 
     def test_broken(self) -> None:
         """A forbidden import is found wherever it stands: in a function, or only for types."""
-        for contract, importer, line in (
+        copy = self.copy()
+        breaches = (
             ("Programs", "server/metrics.py", "def f(): import opq_twisted.box.config.settings"),
             (
                 "Programs",
@@ -53,13 +54,16 @@ class ContractTests(SynchronousTestCase):
             ("Only the server", "server/metrics.py", "import opq_twisted.fleet.audit"),
             ("In the fleet", "fleet/store/room.py", "import opq_twisted.fleet.queries.silence"),
             ("No circle", "archive/name.py", "def f(): import opq_twisted.archive.member_rules"),
-        ):
-            copy = self.copy()
+        )
+        for _, importer, line in breaches:
             with (copy / "opq_twisted" / importer).open("a", encoding="utf-8") as source:
                 source.write(f"\n{line}\n")
-            status, said = lint_imports(copy)
-            self.assertEqual(status, 1, said)
+        status, said = lint_imports(copy)
+        self.assertEqual(status, 1, said)
+        for contract, importer, line in breaches:
             self.assertRegex(said, rf"(?m)^{contract}.* BROKEN\b")
+            imported = line.rpartition(".")[2]
+            self.assertRegex(said, rf"\.{Path(importer).stem} -> (.+)?\.{imported} \(")
 
     def test_left_out(self) -> None:
         """What a box must not need is what the builder leaves out."""

@@ -1,9 +1,13 @@
 """The manual pages and the shell completions that `make manuals` writes."""
 
+import atexit
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -27,17 +31,25 @@ def plain(page: str) -> str:
     return re.sub("\x1b\\[[0-9;]*m|.\b", "", page)
 
 
+@cache
+def build() -> Path:
+    """Build all pages and completions once for all tests."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    subprocess.run(
+        [sys.executable, PROJECT / "build_manuals.py", folder],
+        # Neither the terminal nor the day may show.
+        env={**os.environ, "COLUMNS": "30", "SOURCE_DATE_EPOCH": "1547860803"},
+        check=True,
+    )
+    return folder
+
+
 class ManualsCase(SynchronousTestCase):
     """All pages and completions, in a folder."""
 
     def setUp(self) -> None:
-        self.folder = Path(self.mktemp()).absolute()
-        subprocess.run(
-            [sys.executable, PROJECT / "build_manuals.py", self.folder],
-            # Neither the terminal nor the day may show.
-            env={**os.environ, "COLUMNS": "30", "SOURCE_DATE_EPOCH": "1547860803"},
-            check=True,
-        )
+        self.folder = build()
 
 
 class PageTests(ManualsCase):
@@ -93,12 +105,17 @@ class PageTests(ManualsCase):
 class CompletionTests(ManualsCase):
     """The completions, in a real shell."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.place = Path(self.mktemp()).absolute()
+        self.place.mkdir()
+
     def typed(self, text: str, completed: str) -> None:
         """Type a text and the tabulator in bash, and check the completed line."""
-        setup = self.folder / "setup"
+        setup = self.place / "setup"
         files = [self.folder / "completions" / "bash" / name for name in (*NAMES, *DAEMONS)]
         sources = "".join(f"source {file}\n" for file in files)
-        setup.write_text(f"{sources}cd {self.folder}\nPS1='ready> '\n")
+        setup.write_text(f"{sources}cd {self.place}\nPS1='ready> '\n")
         prompts = {b"ready> ": f"{text}\t".encode(), completed.encode(): b"\x15exit\n"}
         said, status = on_terminal(
             *(tool("bash"), "--noprofile", "--rcfile", setup, "-i"),
@@ -122,5 +139,5 @@ class CompletionTests(ManualsCase):
 
     def test_file(self) -> None:
         """A path is completed for an option that needs a file."""
-        (self.folder / "archive.tar.bz2").touch()
+        (self.place / "archive.tar.bz2").touch()
         self.typed("opq-box adopt arch", "opq-box adopt archive.tar.bz2 ")
