@@ -1,6 +1,7 @@
 """Pieces stay the same where the content does, and are few enough and long enough."""
 
 from collections.abc import Callable
+from functools import cache
 from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -74,16 +75,21 @@ KINDS: dict[str, Callable[[Random, int], bytes]] = {
 }
 
 
+@cache
+def make_members() -> tuple[dict[str, bytes], list[bytes]]:
+    """Return many members, and their pieces."""
+    random = Random(0)
+    members = {
+        f"folder/{number}": make_text(random, random.randint(1, 40_000)) for number in range(400)
+    }
+    return members, cut_members(members)
+
+
 class MembersTests(SynchronousTestCase):
     """Members that are together in pieces."""
 
     def setUp(self) -> None:
-        random = Random(0)
-        self.members = {
-            f"folder/{number}": make_text(random, random.randint(1, 40_000))
-            for number in range(400)
-        }
-        self.pieces = cut_members(self.members)
+        self.members, self.pieces = make_members()
 
     def test_nothing_is_lost(self) -> None:
         """The pieces are the members, one after the other."""

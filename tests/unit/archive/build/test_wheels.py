@@ -2,19 +2,31 @@
 
 import hashlib
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from zipfile import ZipFile
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.archive.build import wheels
 from opq_twisted.archive.build.components import AGENT
 from opq_twisted.archive.build.contents import Contents, gather
 from opq_twisted.archive.build.wheels import fetch_wheels
 from opq_twisted.common.errors import BuildFailed
+from tests.helpers import forked_python
+
+
+def run_pip(
+    command: Sequence[str], env: Mapping[str, str], **_: object
+) -> "subprocess.CompletedProcess[str]":
+    """Run the real pip; to import its modules would take longer than its work."""
+    pip = command.index("pip")
+    modules = ("pip._internal.cli.main", "pip._internal.commands.download")
+    return forked_python.run("pip", command[pip + 1 :], env, *modules)
 
 
 class WheelsCase(SynchronousTestCase):
@@ -38,6 +50,7 @@ class WheelsCase(SynchronousTestCase):
         for name, value in pip.items():
             os.environ[name] = value
             self.addCleanup(os.environ.pop, name)
+        self.patch(wheels, "subprocess", SimpleNamespace(run=run_pip))
         self.pip_lock = self.lock("pip.lock", self.wheel("pip-1"))
 
     def wheel(self, name: str, *needs: str, content: str = "", tag: str = "py3-none-any") -> Path:
