@@ -42,6 +42,13 @@ from tests.helpers.signed_metadata import make_key, write_key
 from tests.helpers.terminal import on_terminal, run_main
 
 PROGRAM = str(Path(sys.executable).with_name("opq-release"))
+#: The program, whose keys are cheap to open.
+CHEAP = """
+from opq_twisted.cli.release import main
+from opq_twisted.trust import pkcs8
+pkcs8.COST = 1 << 4
+raise SystemExit(main.main())
+"""
 VARIABLES = ("OPQ_RELEASE_PASSPHRASE", "OPQ_TIMESTAMP_PASSPHRASE", "OPQ_UPDATES_DIR")
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
@@ -719,7 +726,8 @@ class ProcessTests(CommandCase):
             b"more: ": b"one\n",
             b"the same): ": b"\n",
         }
-        said, status = self.on_terminal("init", prompts)
+        command = ["init", *self.options("init")[:4]]
+        said, status = on_terminal(sys.executable, "-c", CHEAP, *command, prompts=prompts)
         self.assertEqual(status, 0, said)
         for path in self.keys.glob("*.pem"):
             keys.load(path, b"one")
