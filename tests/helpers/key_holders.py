@@ -174,7 +174,7 @@ class HoldersCase(SynchronousTestCase):
         saved = self.place.with_name("saved")
         shutil.copytree(self.place, saved)
         for first, interrupt in enumerate((fails_at, dies_at), 1):
-            for number in itertools.count(first, stride(5)):
+            for number in itertools.count(first, stride(9)):
                 interrupted = interrupt(number, work)
                 self.renew_signer()
                 yield f"{interrupt.__name__} {number}"

@@ -30,7 +30,7 @@ class InterruptedTests(InstallCase):
 
     def interruptions(self, run: Callable[[RootFolder, str], Result]) -> Iterator[RootFolder]:
         """Yield a copy of the box for every n-th command at which a script is killed."""
-        for count in range(1, 1000, stride(31)):
+        for count in range(1, 1000, stride(61)):
             box = self.box.copy(self.box.folder.parent / str(count))
             result = run(box, str(count))
             if result.returncode == 0:

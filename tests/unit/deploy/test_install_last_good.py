@@ -107,7 +107,7 @@ class LastGoodTests(InstallCase):
         self.archive(100)
         # The caller has built the release, and the power goes.
         self.box.install(100, managed=True, FINISH_SHELL="true")
-        for count in range(1, 1000, stride(41)):
+        for count in range(1, 1000, stride(79)):
             box = self.box.copy(self.box.folder.parent / str(count))
             archives = ArchiveStore(box.state_dir / "archives")
             result = box.boot(FINISH_SHELL="bash", KILL_AT=str(count))

@@ -98,7 +98,7 @@ class RescueTests(InstallCase):
         # As the rescue of a release was that had no timer yet.
         (self.box.units / "timers.target.wants" / "opq-box-rescue.timer").unlink()
         found = set()
-        for count in range(1, 200, stride(5)):
+        for count in range(1, 200, stride(11)):
             box = self.box.copy(self.box.folder.parent / str(count))
             result = self.place("bash", box=box, KILL_AT=str(count))
             files = [box.folder / path.relative_to(self.box.folder) for path in self.files]

@@ -20,7 +20,7 @@ class InterruptedTests(RescueCase):
     def interruptions(self) -> Iterator[RescuedBox]:
         """Yield a copy of the box for each point at which the rescue can be killed."""
         before = self.box
-        for count in range(1, 500, stride(9)):
+        for count in range(1, 500, stride(17)):
             self.box = before.copy(before.folder.parent / str(count))
             result = self.box.rescue("bash", KILL_AT=str(count))
             if result.returncode == 0:

@@ -340,7 +340,7 @@ class StoppedTests(PublicationCase):
         shutil.copytree(self.place, self.saved)
 
     def steps(self, work: Callable[[], object], after: Callable[[str], object]) -> None:
-        for number in itertools.count(1, stride(4)):
+        for number in itertools.count(1, stride(7)):
             stopped = stops_at(number, work)
             after(f"step {number}")
             shutil.rmtree(self.place)

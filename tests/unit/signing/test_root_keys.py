@@ -162,7 +162,7 @@ class InitTests(SynchronousTestCase):
     def test_interrupted(self) -> None:
         """After any interruption a repetition ends with no key too many."""
         for first, interrupt in enumerate((fails_at, dies_at), 1):
-            for number in itertools.count(first, stride(3)):
+            for number in itertools.count(first, stride(7)):
                 interrupted = interrupt(number, lambda: self.signer.init(2, 2, {}))
                 if not (self.tuf / "1.root.json").exists():
                     self.signer = signer_in(self.place)
@@ -833,7 +833,7 @@ class HolderTests(SynchronousTestCase):
         saved = self.anna.with_name("anna-saved")
         shutil.copytree(self.anna, saved)
         for first, interrupt in enumerate((fails_at, dies_at), 1):
-            for number in itertools.count(first, stride(3)):
+            for number in itertools.count(first, stride(7)):
                 interrupted = interrupt(number, lambda: self.signer.append(Draft.load(draft.path)))
                 box = TufClient(saved / "updates" / "tuf")
                 self.assertIsNone(box.asks())
