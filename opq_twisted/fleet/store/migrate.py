@@ -1,6 +1,7 @@
 """Makes or migrates the tables of the database."""
 
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -46,7 +47,7 @@ def find_tables(connection: Connection) -> Tables:
     revision = MigrationContext.configure(connection, opts=options).get_current_revision()
     if revision is None:
         return Tables.NONE
-    script = ScriptDirectory.from_config(_config())
+    script = _migrations()
     try:
         script.get_revision(revision)
     except CommandError:
@@ -102,6 +103,11 @@ def migrate_database(url: str) -> bool:
         raise StoreUnavailable(describe(error)) from None
     finally:
         engine.dispose()
+
+
+@cache
+def _migrations() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
 
 
 def _config() -> Config:
