@@ -55,7 +55,8 @@ class Postgres:
         """
         Make a new cluster of databases.
 
-        :param fsync: for tests that kill the server; much slower.
+        :param fsync: as in operation, for tests that kill the server; much slower. Without it
+            nothing is vacuumed either, which could change the order of rows at any moment.
         :raises SkipTest: if the machine lacks PostgreSQL.
         """
         self._bin = _binaries()
@@ -73,6 +74,7 @@ class Postgres:
     def start(self) -> None:
         """Start the server, and wait until it can be used."""
         settings = [*_SETTINGS, f"unix_socket_directories={self.folder}", f"fsync={self._fsync}"]
+        settings.append(f"autovacuum={self._fsync}")
         command = [
             *("sh", "-c", _WATCH, "sh", str(self.folder), str(self._bin / "postgres")),
             *("-D", str(self._data), *(word for each in settings for word in ("-c", each))),

@@ -264,7 +264,14 @@ class TestTooMany(ApplyCase):
         self.assertEqual(self.results(*batch), [(200, "stored")] * MAX_FROM_NETWORK)
         self.assertEqual(self.results(ReportingBox(99).send()), [(429, "too-many-keys")])
 
-    def test_broken_transaction(self) -> None:
+
+@on_each_database
+class TestBrokenTables(ApplyCase):
+    """A database that fails in the middle of a transaction."""
+
+    changes_tables = True
+
+    def test_not_counted(self) -> None:
         """Keys of a transaction that failed before its end are not counted."""
         batch = [ReportingBox(number).send() for number in range(MAX_FROM_NETWORK)]
         self.write(lambda connection: connection.exec_driver_sql("DROP TABLE attempt"))

@@ -118,6 +118,8 @@ class TestAudit(StoreCase):
 class TestOtherTables(StoreCase):
     """A database that this program does not know is left alone."""
 
+    changes_tables = True
+
     def change(self, command: str) -> None:
         self.write(lambda connection: connection.execute(text(command)))
 
@@ -143,6 +145,8 @@ class TestOtherTables(StoreCase):
 
 class _Empty(StoreCase):
     """Makes databases without tables."""
+
+    changes_tables = True
 
     def make_url(self) -> str:
         url = super().make_url()
