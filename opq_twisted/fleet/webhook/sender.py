@@ -130,7 +130,7 @@ class Sender(Heartbeat):
         self._attempted = Attempted(message, is_delivered=True)
         self.results["delivered"] += 1
         if not self.is_up:
-            self._log.info("The webhook {name} takes messages again.", name=self._name)
+            self._log.info("The webhook {name} accepts messages again.", name=self._name)
         self.is_up = True
 
     def _note_failure(self, message: Message, error: NotAccepted) -> None:
@@ -138,7 +138,7 @@ class Sender(Heartbeat):
         self.results["failed"] += 1
         if self.is_up:
             self._log.warn(
-                "The webhook {name} does not take a message: {error}. Each one is sent up to "
+                "The webhook {name} does not accept a message: {error}. Each one is sent up to "
                 "{tries} times, within three hours.",
                 name=self._name,
                 error=error,
@@ -148,8 +148,8 @@ class Sender(Heartbeat):
         if message.is_last_try:
             self.results["given-up"] += 1
             self._log.error(
-                "The webhook {name} did not take a message, which is given up: {error}. The "
-                "message is {body}",
+                "The webhook {name} did not accept a message, which is not sent again: {error}. "
+                "The message is {body}",
                 name=self._name,
                 error=error,
                 body=message.body,
@@ -168,7 +168,7 @@ class Sender(Heartbeat):
 
     def _note_store(self, error: StoreUnavailable | None) -> None:
         if error is not None and not self._is_store_away:
-            self._log.warn("The webhook is silent for now: {error}", error=error)
+            self._log.warn("No message is sent to the webhook for now: {error}", error=error)
         self._is_store_away = error is not None
 
     @property

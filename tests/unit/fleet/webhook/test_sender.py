@@ -134,9 +134,9 @@ class SenderTests(StoreCase):
         self.assertEqual(
             self.said,
             [
-                "The webhook https://chat.example.org does not take a message: it answers with "
+                "The webhook https://chat.example.org does not accept a message: it answers with "
                 "status 500. Each one is sent up to 5 times, within three hours.",
-                "The webhook https://chat.example.org takes messages again.",
+                "The webhook https://chat.example.org accepts messages again.",
             ],
         )
         self.assertTrue(self.sender.is_up)
@@ -150,7 +150,9 @@ class SenderTests(StoreCase):
             self.clock.pump([pause, PERIOD])
         self.assertEqual(len(self.poster.sent), MAX_TRIES)
         self.assertEqual(self.count(), 0)
-        self.assertIn('is given up: it answers with status 500. The message is {"id"', self.said[1])
+        self.assertIn(
+            'is not sent again: it answers with status 500. The message is {"id"', self.said[1]
+        )
         self.assertEqual(self.sender.results["given-up"], 1)
         self.assertFalse(self.sender.is_up)
 
@@ -196,8 +198,8 @@ class SenderTests(StoreCase):
         self.assertEqual(
             self.said,
             [
-                "The webhook is silent for now: The database of the fleet cannot be used: the disk "
-                "is full."
+                "No message is sent to the webhook for now: The database of the fleet cannot be "
+                "used: the disk is full."
             ],
         )
         self.store.is_away = False
