@@ -56,16 +56,18 @@ def commands(script: str) -> Iterator[str]:
             yield " ".join(command.split())
 
 
-def rows(text: str, *titles: str) -> Iterator[str]:
-    """Yield the first cells of the tables whose first column has one of these titles."""
+def rows(text: str, *titles: str) -> Iterator[list[str]]:
+    """Yield the cells of each row of the tables whose first column has one of these titles."""
     wanted = False
     for line in text.splitlines():
         if not line.startswith("|"):
             wanted = False
-        elif (cell := re.split(r"(?<!\\)\|", line)[1].strip()) in titles:
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if cells[0] in titles:
             wanted = True
-        elif wanted and not set(cell) <= set("- "):
-            yield cell
+        elif wanted and not set(cells[0]) <= set("- "):
+            yield cells
 
 
 def anchors(text: str) -> set[str]:

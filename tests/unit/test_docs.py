@@ -1,10 +1,11 @@
 """The documentation says what the programs say, and its links lead somewhere."""
 
 import ast
+import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,10 +15,12 @@ import yaml
 from attrs import fields
 from twisted.trial.unittest import SynchronousTestCase
 
+from opq_twisted.box.config.settings import UpdaterConfig
 from opq_twisted.box.state.stages import Stage
 from opq_twisted.box.state.status import Status
 from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.report.codes import RELEASE_AT_FAULT, Reason, Waiting
+from opq_twisted.server.service import Options
 from tests.helpers import stage_diagram
 from tests.helpers.documentation import PAGES, ROOT, anchors, links, rows
 from tests.helpers.terminal import run_main
@@ -86,8 +89,8 @@ def sources() -> Iterator[Path]:
 
 def sentences(path: Path) -> list[str]:
     """Return the sentences that a page says are printed."""
-    cells = rows(path.read_text(encoding="utf-8"), *SENTENCES)
-    return [sentence for cell in cells for sentence in re.findall("`([^`]+)`", cell)]
+    found = rows(path.read_text(encoding="utf-8"), *SENTENCES)
+    return [sentence for cell, *_ in found for sentence in re.findall("`([^`]+)`", cell)]
 
 
 class SentenceTests(SynchronousTestCase):
@@ -236,7 +239,8 @@ class FleetTests(SynchronousTestCase):
 
     def test_waiting(self) -> None:
         """Each word for what a box waits for is explained, and each state of a key."""
-        named = set(re.findall("`([a-z-]+)`", "".join(rows(self.text, "word", "state"))))
+        words = "".join(cell for cell, *_ in rows(self.text, "word", "state"))
+        named = set(re.findall("`([a-z-]+)`", words))
         self.assertLessEqual({*map(str, Waiting), *map(str, BoxState)}, named)
 
 
@@ -291,6 +295,34 @@ class ProgramTests(SynchronousTestCase):
         }
         self.assertGreater(len(named), 30)
         self.assertEqual([each for each in sorted(named) if not self.is_command(*each)], [])
+
+
+class DefaultTests(SynchronousTestCase):
+    """What the pages for operators say of options, settings and their defaults."""
+
+    def assert_told(self, page: str, title: str, defaults: Mapping[str, object]) -> None:
+        """Assert that a table has each name, and the defaults; None and "" are words there."""
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        told = {name.strip("`"): default.strip("`") for name, *_, default in rows(text, title)}
+        self.assertEqual({*told}, {*defaults})
+        for name, default in defaults.items():
+            if default not in (None, ""):
+                is_text = isinstance(default, str | Path)
+                written = str(default) if is_text else json.dumps(default).removesuffix(".0")
+                self.assertEqual(told[name], written, name)
+
+    def test_server(self) -> None:
+        """Each option of the server is there."""
+        flags = {f"--{name}": None for name, *_ in Options.optFlags}
+        defaults = {f"--{name}": default for name, default in Options().defaults.items()}
+        self.assert_told("operating-a-server.md", "option", defaults | flags)
+
+    def test_box(self) -> None:
+        """Each setting of the agent is there."""
+        # These two depend on others.
+        words = {"page": None, "version_file": None}
+        settings = {each.name: each.default for each in fields(UpdaterConfig)} | words
+        self.assert_told("operating-a-box.md", "under `updater`", settings)
 
 
 class StatusTests(SynchronousTestCase):
