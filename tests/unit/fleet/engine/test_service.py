@@ -68,6 +68,7 @@ class AutoTests(EngineCase):
         self.assertIn("3 of 5 boxes are bad (unhealthy-service 2, fell-over 1)", row.because)
         self.assertEqual(held.sentence, row.because)
         self.assertEqual([event for event, _ in self.told], [Event.FIRST_BAD, Event.HELD])
+        self.assertIn("was held at 12.5 %. 3 of 5 boxes are bad", self.told[1][1])
         self.assertIn(f"opq-fleet resume {NEW}.", self.told[1][1])
         self.assertEqual(self.paces_changed, 1)
 

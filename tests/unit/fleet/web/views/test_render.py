@@ -184,6 +184,11 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(banner.steps, [2000, 5000, 10_000])
         self.assertEqual(banner.resumable, [2000, 500])
 
+    def test_held(self) -> None:
+        """The page says what it means that a release is held, and what to do."""
+        page = Document(render.overview(contents.OVERVIEWS["held"], OPERATOR)).text
+        self.assertIn("No box installs it by itself. Look at the bad boxes; then resume it", page)
+
     def test_out_and_bad(self) -> None:
         """A release that is out to all boxes, and is bad, is not shown as one that is well."""
         for action, mode, said in (
