@@ -13,6 +13,7 @@ from opq_twisted.fleet.reports.authentication import Authenticator
 from opq_twisted.fleet.reports.clones import detect_clone
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
 from opq_twisted.fleet.reports.incoming import Incoming
+from opq_twisted.fleet.reports.rows import Changes, StoredAttempt, StoredBox
 from opq_twisted.fleet.reports.sequence import check_seq, digest, is_replay
 from opq_twisted.fleet.reports.storage import (
     add_boxes,
@@ -21,7 +22,6 @@ from opq_twisted.fleet.reports.storage import (
     lock_boxes,
     save,
 )
-from opq_twisted.fleet.reports.stored import Changes, StoredAttempt, StoredBox
 from opq_twisted.fleet.store.states import BoxState
 from opq_twisted.report.document import DEFAULT_NEXT_IN, Report
 

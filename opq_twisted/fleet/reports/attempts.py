@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from attrs import evolve
 
-from opq_twisted.fleet.reports.stored import StoredAttempt
+from opq_twisted.fleet.reports.rows import StoredAttempt
 from opq_twisted.report.codes import Outcome
 from opq_twisted.report.document import AttemptReport, Report
 

@@ -8,8 +8,8 @@ from attrs import evolve
 from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.enrolment import EnrolmentPolicy
 from opq_twisted.fleet.reports.incoming import Incoming
+from opq_twisted.fleet.reports.rows import StoredBox
 from opq_twisted.fleet.reports.sequence import check_seq
-from opq_twisted.fleet.reports.stored import StoredBox
 from opq_twisted.report.document import Report
 from opq_twisted.report.signature import is_signed, key_id
 

@@ -2,7 +2,7 @@
 
 from attrs import evolve
 
-from opq_twisted.fleet.reports.stored import StoredBox
+from opq_twisted.fleet.reports.rows import StoredBox
 
 #: Earlier starts that are remembered.
 MAX_BOOTS = 8

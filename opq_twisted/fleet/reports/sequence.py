@@ -4,7 +4,7 @@ import hashlib
 
 from opq_twisted.fleet.reports.answer import Answer
 from opq_twisted.fleet.reports.incoming import Incoming
-from opq_twisted.fleet.reports.stored import StoredBox
+from opq_twisted.fleet.reports.rows import StoredBox
 
 #: A number may be larger than the last one by at most this. Otherwise a damaged journal could use
 #: the largest number that JSON can carry, and the box could never report again. A box with a larger

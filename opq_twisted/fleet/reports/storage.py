@@ -9,7 +9,7 @@ from attrs import evolve, fields_dict
 from sqlalchemy import Connection, Insert, Row, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from opq_twisted.fleet.reports.stored import Changes, StoredAttempt, StoredBox
+from opq_twisted.fleet.reports.rows import Changes, StoredAttempt, StoredBox
 from opq_twisted.fleet.store.schema import attempt, box
 from opq_twisted.report.document import Report
 

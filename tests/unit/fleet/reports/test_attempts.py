@@ -4,7 +4,7 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.reports.attempts import contradicts, done, follow
-from opq_twisted.fleet.reports.stored import StoredAttempt
+from opq_twisted.fleet.reports.rows import StoredAttempt
 from opq_twisted.report.document import AttemptReport
 from tests.helpers.reporting_box import NEW, NOW, OLD, ReportingBox, attempt
 

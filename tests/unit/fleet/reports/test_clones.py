@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.fleet.reports.clones import CLONE_AGE, MAX_BOOTS, detect_clone
-from opq_twisted.fleet.reports.stored import StoredBox
+from opq_twisted.fleet.reports.rows import StoredBox
 
 BOX = StoredBox(key_id="0" * 32, pubkey=bytes(32))
 
