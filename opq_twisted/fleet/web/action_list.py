@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from opq_twisted.common import wording
-from opq_twisted.common.wording import percent
 from opq_twisted.fleet.control.answers import Content, RequestInvalid
 from opq_twisted.fleet.control.changes import Change, Changes
 from opq_twisted.fleet.control.fields import Fields
@@ -64,7 +63,7 @@ def make_actions(changes: Changes) -> Sequence[Action]:
 
 
 def _describe_rollout(content: Content) -> str:
-    share, ceiling = percent(content["bp"]), percent(content["ceiling_bp"])
+    share, ceiling = wording.percent(content["bp"]), wording.percent(content["ceiling_bp"])
     how = {
         RolloutState.HELD: f"held; it was at {share}",
         RolloutState.DONE: f"for all boxes that the release key allows ({ceiling})",
