@@ -16,7 +16,8 @@ from benchmarks.trees import make_tree, pack_tree
 from opq_twisted.archive.pieces import Index
 from opq_twisted.server.catalog.archive_cache import compute_from
 from opq_twisted.server.catalog.indexes import Indexes
-from opq_twisted.server.catalog.snapshot import Archive, Catalog
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.catalog.updates_file import Archive
 
 ROUNDS = 5
 

@@ -6,7 +6,8 @@ from tuf.api.metadata import Targets, Timestamp
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
+from opq_twisted.server.catalog.snapshot import Catalog, Snapshot
+from opq_twisted.server.catalog.updates_file import Archive
 from opq_twisted.server.timestamp.select import channels
 from opq_twisted.server.timestamp.service import Timestamper
 from opq_twisted.server.timestamp.state import MetadataState

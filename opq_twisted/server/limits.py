@@ -16,7 +16,7 @@ from opq_twisted.http.connection_limits import (
     raise_descriptor_limit,
     share,
 )
-from opq_twisted.server.catalog.snapshot import Archive
+from opq_twisted.server.catalog.updates_file import Archive
 
 #: Minimum and maximum of the seconds after which a rejected client may retry. The number is random,
 #: so that not all clients come back at once.

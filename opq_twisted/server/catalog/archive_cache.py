@@ -12,7 +12,8 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from opq_twisted.common import files
-from opq_twisted.server.catalog.snapshot import Archive, Snapshot, identify
+from opq_twisted.server.catalog.snapshot import Snapshot
+from opq_twisted.server.catalog.updates_file import Archive, identify
 
 InThread = Callable[..., Deferred[bytes | None]]
 

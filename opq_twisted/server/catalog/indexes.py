@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from opq_twisted.archive.pieces import NoIndex, read_index
 from opq_twisted.server.catalog.archive_cache import ArchiveCache
-from opq_twisted.server.catalog.snapshot import Archive
+from opq_twisted.server.catalog.updates_file import Archive
 
 
 class Indexes(ArchiveCache):

@@ -8,7 +8,7 @@ from pathlib import Path
 from tuf.api.metadata import TargetFile, Targets
 
 from opq_twisted.common.errors import Untrusted
-from opq_twisted.server.catalog.snapshot import Archive
+from opq_twisted.server.catalog.updates_file import Archive
 from opq_twisted.server.timestamp.select import channels, releases_of
 from opq_twisted.server.timestamp.state import MetadataState
 from opq_twisted.trust.metadata_files import METADATA

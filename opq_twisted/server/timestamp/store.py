@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from opq_twisted.common import files
-from opq_twisted.server.catalog.snapshot import Identity, NotOffered, identify, open_inside
+from opq_twisted.server.catalog.updates_file import Identity, NotOffered, identify, open_inside
 from opq_twisted.trust.metadata_files import max_size
 from opq_twisted.trust.repository_reader import Document, RepositoryReader, Unusable, explain, parse
 

@@ -28,7 +28,8 @@ from opq_twisted.http.reply import Reply, header_lines
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.digests import Digests
-from opq_twisted.server.catalog.snapshot import Archive, Catalog, identify
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.catalog.updates_file import Archive, identify
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.web.sendfile import Part, send_parts
 

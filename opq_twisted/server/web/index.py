@@ -11,7 +11,8 @@ from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.indexes import Indexes
-from opq_twisted.server.catalog.snapshot import Archive, Catalog
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.catalog.updates_file import Archive
 from opq_twisted.server.web.archive import (
     NO_SUCH_UPDATE,
     CannotServe,

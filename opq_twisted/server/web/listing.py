@@ -20,7 +20,8 @@ from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.stylesheet import SHARED_STYLE
 from opq_twisted.server.catalog.digests import Digests
-from opq_twisted.server.catalog.snapshot import Archive, Catalog
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.catalog.updates_file import Archive
 from opq_twisted.server.timestamp.alerts import expiry_alerts
 from opq_twisted.server.timestamp.signed_archives import (
     CurrentSignedArchives,

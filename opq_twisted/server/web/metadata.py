@@ -16,7 +16,7 @@ from opq_twisted.http.conditional import evaluate
 from opq_twisted.http.reply import Reply
 from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import FunctionResource, PlainResource
-from opq_twisted.server.catalog.snapshot import Identity, identify
+from opq_twisted.server.catalog.updates_file import Identity, identify
 from opq_twisted.server.timestamp.state import MetadataState
 from opq_twisted.server.timestamp.store import read
 from opq_twisted.trust.metadata_files import METADATA

@@ -16,7 +16,8 @@ from opq_twisted.server.catalog.archive_cache import (
     compute_from,
 )
 from opq_twisted.server.catalog.digests import Digests
-from opq_twisted.server.catalog.snapshot import Archive, Catalog
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.catalog.updates_file import Archive
 from tests.helpers.archives import make_archive, make_large_archive, name_of
 from tests.helpers.manual_thread import Thread
 

@@ -13,7 +13,8 @@ from opq_twisted.archive.pieces import MAGIC, MAX_INDEX, MAX_PIECES, Index, read
 from opq_twisted.archive.sizes import MAX_ARCHIVE
 from opq_twisted.server.catalog.archive_cache import compute_from
 from opq_twisted.server.catalog.indexes import Indexes
-from opq_twisted.server.catalog.snapshot import Archive, Catalog
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.catalog.updates_file import Archive
 from tests.helpers.archives import make_archive, make_pieces_archive, name_of, random_parts
 from tests.helpers.torture import TORTURE
 

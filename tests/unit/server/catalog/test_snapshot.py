@@ -9,7 +9,8 @@ from pathlib import Path
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
+from opq_twisted.server.catalog.snapshot import Catalog, Snapshot
+from opq_twisted.server.catalog.updates_file import Archive
 from tests.helpers.archives import make_archive, name_of
 from tests.helpers.privileges import remove_tree, without_privileges
 

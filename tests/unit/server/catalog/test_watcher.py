@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from opq_twisted.server.catalog.snapshot import Archive, Catalog, Scan, Snapshot
+from opq_twisted.server.catalog.snapshot import Catalog, Scan, Snapshot
+from opq_twisted.server.catalog.updates_file import Archive
 from opq_twisted.server.catalog.watcher import HEARTBEAT, InThread, Watcher
 from tests.helpers.archives import make_archive, name_of
 from tests.helpers.process import open_descriptors

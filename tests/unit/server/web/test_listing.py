@@ -20,7 +20,8 @@ from opq_twisted.http.request import BoundedRequest
 from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.indexes import Indexes
-from opq_twisted.server.catalog.snapshot import Archive, Catalog, Snapshot
+from opq_twisted.server.catalog.snapshot import Catalog, Snapshot
+from opq_twisted.server.catalog.updates_file import Archive
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp.alerts import Alert
 from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp

@@ -16,7 +16,8 @@ from opq_twisted.http.resource import PlainResource
 from opq_twisted.server.catalog.archive_cache import InThread
 from opq_twisted.server.catalog.digests import Digests
 from opq_twisted.server.catalog.indexes import Indexes
-from opq_twisted.server.catalog.snapshot import Catalog, Identity
+from opq_twisted.server.catalog.snapshot import Catalog
+from opq_twisted.server.catalog.updates_file import Identity
 from opq_twisted.server.limits import Downloads
 from opq_twisted.server.timestamp import store
 from opq_twisted.server.timestamp.state import MetadataState, refresh_timestamp
