@@ -1,6 +1,7 @@
-"""A draft of a root: a file that goes from holder to holder and collects their signatures."""
+"""A draft of a root: a file that collects the signatures of the holders, who check it first."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from tuf.api.metadata import Metadata, Root, RootVerificationResult
 
 from opq_twisted.common import files
 from opq_twisted.common.errors import ReleaseFailed
-from opq_twisted.signing.key_folder import KeyFolder
+from opq_twisted.signing.key_folder import TRUSTED_ROOT, KeyFolder
+from opq_twisted.signing.signer import LIFETIME
 from opq_twisted.trust.key_ids import verify_key_ids
 from opq_twisted.trust.metadata_files import max_size
 
@@ -139,6 +141,46 @@ class Draft:
         previous = None if self.previous is None else self.previous.signed
         return self.root.signed.get_root_verification_result(
             previous, self.root.signed_bytes, self.root.signatures
+        )
+
+
+def check_draft(draft: Draft, key_folder: KeyFolder, now: datetime) -> None:
+    """
+    Check a draft as far as a holder without the updates directory can.
+
+    :raises ReleaseFailed: if it does not follow the root that these keys know, or would be valid
+        for too long.
+    """
+    require_usual_life(draft, now)
+    require_agreement(draft, key_folder)
+
+
+def require_usual_life(draft: Draft, now: datetime) -> None:
+    """Make sure that a root expires in time: a stolen key must be worthless some day."""
+    expires = draft.root.signed.expires
+    if expires > now.astimezone(UTC) + timedelta(days=2 * LIFETIME):
+        raise ReleaseFailed(
+            f"The draft {draft.path} would be good until {expires:%Y-%m-%d}, and roots are "
+            f"made for {LIFETIME} days: set this machine's clock, or ask its sender, and begin "
+            "again."
+        )
+
+
+def require_agreement(draft: Draft, key_folder: KeyFolder) -> None:
+    """Make sure that a draft does not contradict the root that these keys know."""
+    known, previous = key_folder.trusted_root(), draft.previous
+    if known is None:
+        return
+    follows = previous is not None and (
+        previous.signed_bytes == known.signed_bytes
+        if previous.signed.version == known.signed.version
+        else previous.signed.version > known.signed.version
+    )
+    if not follows:
+        raise ReleaseFailed(
+            f"The draft {draft.path} does not follow root {known.signed.version} in "
+            f"{key_folder.folder / TRUSTED_ROOT}, which is yours: ask its sender, and "
+            "begin again."
         )
 
 

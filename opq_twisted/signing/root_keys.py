@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 
 from attrs import frozen
 from securesystemslib.signer import Key
@@ -10,9 +10,9 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.signing.dry_run import try_metadata_sets, try_roots
-from opq_twisted.signing.key_folder import TRUSTED_ROOT, KeyFolder, Passphrase
-from opq_twisted.signing.root_draft import Draft
-from opq_twisted.signing.signer import LIFETIME, RepositorySigner
+from opq_twisted.signing.key_folder import Passphrase
+from opq_twisted.signing.root_draft import Draft, require_agreement, require_usual_life
+from opq_twisted.signing.signer import RepositorySigner
 from opq_twisted.trust.repository_reader import Document, MetadataSet, is_signed
 
 #: The roles in the order in which their keys are made.
@@ -150,10 +150,10 @@ class RootSigner(RepositorySigner):
         :raises ReleaseFailed: if it does not follow the root that is known here, or boxes would
             refuse it.
         """
-        _require_usual_life(draft, self.now())
+        require_usual_life(draft, self.now())
         if not self.repository.updates.is_dir():
             # On another holder's machine there is only the root that these keys know.
-            _require_agreement(draft, self.key_folder)
+            require_agreement(draft, self.key_folder)
             draft.sign(self.key_folder)
             draft.save()
             return draft
@@ -228,46 +228,6 @@ class RootSigner(RepositorySigner):
         if after is not None:
             self.key_folder.store_version(after.snapshot.signed)
         self.key_folder.retire([each.signed for each in roots])
-
-
-def check_draft(draft: Draft, key_folder: KeyFolder, now: datetime) -> None:
-    """
-    Check a draft as far as a holder without the updates directory can.
-
-    :raises ReleaseFailed: if it does not follow the root that these keys know, or would be valid
-        for too long.
-    """
-    _require_usual_life(draft, now)
-    _require_agreement(draft, key_folder)
-
-
-def _require_usual_life(draft: Draft, now: datetime) -> None:
-    """Make sure that a root expires in time: a stolen key must be worthless some day."""
-    expires = draft.root.signed.expires
-    if expires > now.astimezone(UTC) + timedelta(days=2 * LIFETIME):
-        raise ReleaseFailed(
-            f"The draft {draft.path} would be good until {expires:%Y-%m-%d}, and roots are "
-            f"made for {LIFETIME} days: set this machine's clock, or ask its sender, and begin "
-            "again."
-        )
-
-
-def _require_agreement(draft: Draft, key_folder: KeyFolder) -> None:
-    """Make sure that a draft does not contradict the root that these keys know."""
-    known, previous = key_folder.trusted_root(), draft.previous
-    if known is None:
-        return
-    follows = previous is not None and (
-        previous.signed_bytes == known.signed_bytes
-        if previous.signed.version == known.signed.version
-        else previous.signed.version > known.signed.version
-    )
-    if not follows:
-        raise ReleaseFailed(
-            f"The draft {draft.path} does not follow root {known.signed.version} in "
-            f"{key_folder.folder / TRUSTED_ROOT}, which is yours: ask its sender, and "
-            "begin again."
-        )
 
 
 def _require_named(roles: Sequence[str], public: Mapping[str, Key], replaced: str | None) -> None:

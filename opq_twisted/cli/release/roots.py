@@ -14,8 +14,8 @@ from opq_twisted.cli.release.prompts import of_keys, of_new, of_timestamp, open_
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.signing.key_folder import RETIRED, KeyFolder, Passphrase
 from opq_twisted.signing.repository import Repository
-from opq_twisted.signing.root_draft import Draft
-from opq_twisted.signing.root_keys import ROLES, RootSigner, check_draft
+from opq_twisted.signing.root_draft import Draft, check_draft
+from opq_twisted.signing.root_keys import ROLES, RootSigner
 from opq_twisted.trust.keys import file_name, load, load_public, reencrypt, write_public
 
 
