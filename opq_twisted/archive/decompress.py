@@ -16,10 +16,9 @@ from opq_twisted.common.errors import ArchiveRefused
 #: raises `ArchiveRefused` unless the file is complete.
 Decompress = Callable[[BinaryIO], AbstractContextManager[BinaryIO]]
 
-#: The largest update, of 2 GiB, has fewer streams. pbzip2 makes a stream of at least 100 kB. Of the
-#: builder's streams, three in a row have at least 128 KiB: two of them may be short, the members
-#: before a large file and its header, but then a piece of that file is the third. Each component
-#: may end with one short stream more: thousands of components fit.
+#: The largest update, of 2 GiB, has fewer streams. Each stream of pbzip2 has at least 100 kB. The
+#: builder makes short streams only before a large file, at most two of them, and at the end of a
+#: component. So any three streams in a row have at least 128 KiB, and thousands of components fit.
 MAX_STREAMS = 1 << 16
 
 _READ = 1 << 20
@@ -95,7 +94,7 @@ def _check_number_of_streams(number: int) -> None:
 @contextmanager
 def with_lbzip2(archive: BinaryIO) -> Iterator[BinaryIO]:
     """
-    Decompress a file whose `streams_join` in a child process, which ends with the context.
+    Decompress a file in a child process, which ends with the context; `streams_join` must be True.
 
     :raises OSError: from the reads, if lbzip2 failed for a reason other than the archive.
     """

@@ -80,12 +80,12 @@ _PAGE_CONNECTIONS, _PAGE_CONNECTIONS_EACH = 200, 50
 FLEET_PARAMETERS: tuple[list[Any], ...] = (
     ["fleet-db", None, None, "Database of the fleet: sqlite:///PATH or postgresql://..."],
     [
-        *("enrol", None, "open", "How the keys of boxes become known: open, token or closed"),
+        *("enrol", None, "open", "How new keys of boxes are accepted: open, token or closed"),
         _choice("enrol", "open", "token", "closed"),
     ],
     ["enrol-token-file", None, None, "File with the secret of --enrol token"],
     [
-        *("rollouts", None, "off", "Who decides about rollouts: off, observe, ask or auto"),
+        *("rollouts", None, "off", "What the engine may do: off, observe, ask or auto"),
         _choice("rollouts", "off", "observe", "ask", "auto"),
     ],
     [
@@ -98,7 +98,7 @@ FLEET_PARAMETERS: tuple[list[Any], ...] = (
         "Divide all times of rollouts by this number, to try them out",
         _factor,
     ],
-    ["webhook", None, None, "URL that is told what becomes of rollouts", _webhook],
+    ["webhook", None, None, "URL for messages about rollouts", _webhook],
     ["webhook-secret-file", None, None, "File with the secret that signs its messages"],
     [
         "fleet-socket",

@@ -154,7 +154,7 @@ def _require_newer(before: Offer | None, version: int, terms: Terms) -> None:
     if before is not None and version < before.version and not terms.allow_downgrade:
         raise ReleaseFailed(
             f"Release {version} is older than {before.version}, which the channel {terms.channel} "
-            "offers: boxes would not take it. Build it again, or let them go back with "
+            "offers: boxes would refuse it. Build it again, or let them go back with "
             "--allow-downgrade."
         )
 
@@ -165,8 +165,8 @@ def _add(
     known = targets.get(archive.path)
     if known is not None and (known.length, known.hashes) != (archive.length, archive.hashes):
         raise ReleaseFailed(
-            f"{archive.path} was published with other bytes, and a name is never used twice: build "
-            "the release again, with a version of its own."
+            f"{archive.path} was published with other bytes, and a name must not be used twice: "
+            "build the release again, with a new version."
         )
     targets[archive.path] = archive
     channel = TargetFile(archive.length, archive.hashes, terms.channel, {"custom": custom})

@@ -23,10 +23,10 @@ from opq_twisted.trust.repository_reader import (
     is_signed,
 )
 
-#: Seconds that a server may take to announce what it got.
+#: A server may take so many seconds to announce the pushed release.
 TIMEOUT = 120.0
 
-#: Seconds between the first two looks at the server, and at most between any two.
+#: Seconds between the first two requests to the server, and the longest pause between any two.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 

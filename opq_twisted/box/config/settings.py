@@ -125,7 +125,7 @@ def _up_to_an_hour(given: float) -> float:
 
 @frozen
 class PageConfig:
-    """The looks of the box's page; None for those of a component, or else the default."""
+    """Title, logo and colour of the box's page; None for those of a component, or the default."""
 
     title: str | None = field(default=None, validator=optional(_title))
     #: The path of an SVG or PNG file; that of a component is relative to it.
@@ -194,7 +194,7 @@ class UpdaterConfig:
     web_password_file: Path | None = field(default=None, validator=_absolute)
     #: None to use http_proxy and https_proxy from the environment.
     proxy: Proxy | Literal["none"] | None = None
-    #: Whether the box tells the update server of itself and its updates.
+    #: Whether the box sends reports about itself and its updates to the update server.
     report: bool = True
     #: The secret of the fleet, by which the server knows that the box belongs to it.
     enrol_token: Token | None = None

@@ -112,8 +112,8 @@ TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
     Stage.DOWNLOADING: frozenset({Stage.VERIFYING, Stage.UNPACKING, Stage.FAILED}),
     # DOWNLOADING: the pieces of the archive do not fit together.
     Stage.VERIFYING: frozenset({Stage.UNPACKING, Stage.DOWNLOADING, Stage.FAILED}),
-    # IDLE: the window for automatic installations has closed, or the box, which looks once more
-    # right before it installs, finds that the release is not for it any more.
+    # IDLE: the window for automatic installations has closed, or the last check, right before the
+    # installation, has found that the release is not for this box any more.
     Stage.UNPACKING: frozenset({Stage.INSTALLING, Stage.IDLE, Stage.FAILED}),
     Stage.INSTALLING: frozenset({Stage.REBOOTING, Stage.ROLLING_BACK, Stage.FAILED}),
     Stage.REBOOTING: frozenset({Stage.FAILED}),

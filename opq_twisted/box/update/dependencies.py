@@ -22,7 +22,7 @@ from opq_twisted.box.state.versions import Installed, Rescued
 
 
 class Reports(Protocol):
-    """Tells the update server of this box, if its owner lets it; no update depends on it."""
+    """Sends reports about this box, unless its owner has switched them off."""
 
     async def before_install(self) -> None:
         """Report that a release is about to be installed, and wait for some seconds."""

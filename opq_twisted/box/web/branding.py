@@ -55,7 +55,7 @@ def read_branding(config: PageConfig, release: Path) -> Branding:
     """
     Find title, logo and colour, each in the configuration first, and then in the live release.
 
-    Whatever is wrong is logged, and the default is used: an agent must not fail by its looks.
+    Each mistake is logged, and the default is used instead: the agent must not fail because of it.
 
     :param release: the folder of the live release, with a folder for each component.
     """

@@ -53,7 +53,7 @@ def estimate(status: Status, now: float) -> Estimate | None:
     left = None if left is None else left + sum(took[each] for each in after)
     # The rate says how long a download takes.
     measured = {stage, *after} <= {Stage.DOWNLOADING, *known}
-    # Another message than the stage's own tells of a pause, or of something that went wrong.
+    # If the message is not that of the stage, there is a pause or a problem.
     usual = status.message == stage.message
     return Estimate(
         done=(begun + part * took[stage]) / whole,

@@ -46,8 +46,8 @@ def render(
     busy = not shown.at_rest
     has_times = status.last_check is not None or status.next_check is not None
     left = describe_left(shown.left)
-    told = attempts[-1:] if shown.tells_last else ()
-    items = [_attempt(each, now, is_told=each in told) for each in reversed(attempts)]
+    reported = attempts[-1:] if shown.reports_last else ()
+    items = [_attempt(each, now, is_in_headline=each in reported) for each in reversed(attempts)]
     return template.substitute(
         **_texts(shown),
         **_reports(reports, now),
@@ -91,7 +91,7 @@ def render(
 def past_key(status: Status, shown: View) -> str:
     """Identify the list of attempts: the page gets it again when this changes."""
     ended = status.last_attempt.ended if status.last_attempt else 0
-    return f"{ended}{' told' if shown.tells_last else ''}"
+    return f"{ended}{' told' if shown.reports_last else ''}"
 
 
 def older_texts(status: Status) -> dict[str, str]:
@@ -140,11 +140,11 @@ def _stages(step: int | None) -> str:
     return "".join(items)
 
 
-def _attempt(attempt: Attempt, now: float, *, is_told: bool) -> str:
+def _attempt(attempt: Attempt, now: float, *, is_in_headline: bool) -> str:
     heading, before, without = _OUTCOMES.get(attempt.outcome, (attempt.outcome, "release of", ""))
     release = f"{before} {_release(attempt.version)}" if attempt.version else without
     is_plain = attempt.reason == f"The box runs release {attempt.version}."
-    reason = "" if is_told or is_plain else f"<p>{_with_times(attempt.reason)}</p>"
+    reason = "" if is_in_headline or is_plain else f"<p>{_with_times(attempt.reason)}</p>"
     took = f"took {wording.about(attempt.ended - attempt.started)}"
     if attempt.fetched is not None:
         took += f", fetched {wording.part_of(attempt.fetched, attempt.size)}"

@@ -46,8 +46,8 @@ class View:
     pace: float
     limit: float
     left: float | None
-    #: Whether headline and message are about the last attempt, and need no repetition below.
-    tells_last: bool
+    #: Whether headline and message report the last attempt, so that the list need not repeat it.
+    reports_last: bool
     #: Facts about the stage.
     at_rest: bool
     installs: bool
@@ -58,13 +58,13 @@ class View:
 
 def view(status: Status, now: float) -> View:
     """Make the page's view of a status; `now` is in seconds since the epoch."""
-    tone, headline, told = _headline(status, now)
-    action = _action(status, told)
+    tone, headline, reported = _headline(status, now)
+    action = _action(status, reported)
     rest = estimate(status, now)
     return View(
         tone=tone,
         headline=headline,
-        message=_message(status, headline, told),
+        message=_message(status, headline, reported),
         action=action,
         promise=_promise(status) if action == "update" else "",
         question=_QUESTION if action == "update" and status.held else "",
@@ -74,7 +74,7 @@ def view(status: Status, now: float) -> View:
         pace=0.0 if rest is None else rest.pace,
         limit=0.0 if rest is None else rest.limit,
         left=None if rest is None else rest.left,
-        tells_last=told is not None,
+        reports_last=reported is not None,
         at_rest=status.stage.at_rest,
         installs=status.stage.installs,
         may_reboot=status.stage.may_reboot,
@@ -92,7 +92,7 @@ def describe_left(seconds: float | None) -> str:
 
 
 def _headline(status: Status, now: float) -> tuple[str, str, Attempt | None]:
-    """Return the tone, the headline, and the attempt that it is about."""
+    """Return the tone, the headline, and the attempt that it reports; None if it reports none."""
     stage, last = status.stage, status.last_attempt
     if not stage.at_rest:
         return "busy", stage.headline, None
@@ -117,18 +117,18 @@ def _headline(status: Status, now: float) -> tuple[str, str, Attempt | None]:
     return "good", "The box is up to date", None
 
 
-def _message(status: Status, headline: str, told: Attempt | None) -> str:
+def _message(status: Status, headline: str, reported: Attempt | None) -> str:
     text, last = status.message, status.last_attempt
     ready = f"Release {status.available} is available."
-    if told is not None and told.outcome != "updated":
+    if reported is not None and reported.outcome != "updated":
         # The headline has said that the box went back.
         reason = re.sub(
-            r"^Release \d+ failed, and the box runs release \d+ again\. ", "", told.reason
+            r"^Release \d+ failed, and the box runs release \d+ again\. ", "", reported.reason
         )
-        if text.startswith(f"Release {told.version} is blocked: "):
+        if text.startswith(f"Release {reported.version} is blocked: "):
             return f"{reason} The box does not install it again by itself."
-        return reason if text in ("", ready, told.reason) else text
-    if last is not None and told is None and text == last.reason:
+        return reason if text in ("", ready, reported.reason) else text
+    if last is not None and reported is None and text == last.reason:
         # After its start, the agent reports the last update, however long ago it was.
         return ""
     if text == ready:
@@ -136,13 +136,13 @@ def _message(status: Status, headline: str, told: Attempt | None) -> str:
     return "" if text == f"{headline}." else text
 
 
-def _action(status: Status, told: Attempt | None) -> Literal["update", "check", ""]:
+def _action(status: Status, reported: Attempt | None) -> Literal["update", "check", ""]:
     if not status.stage.at_rest:
         return ""
     if status.update_available and status.trouble is None:
         return "update"
-    is_bad = status.trouble is not None or (told is not None and told.outcome != "updated")
-    return "check" if is_bad or (status.last_check is None and told is None) else ""
+    is_bad = status.trouble is not None or (reported is not None and reported.outcome != "updated")
+    return "check" if is_bad or (status.last_check is None and reported is None) else ""
 
 
 def _newest(status: Status) -> str:

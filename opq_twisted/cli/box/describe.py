@@ -13,7 +13,7 @@ def status(found: Document) -> list[tuple[str, str]]:
     available = found.integer("available")
     is_of_attempt = message == last.text("reason")
     is_blocked = message.startswith(f"Release {available} is blocked: ")
-    # Other rows say the same.
+    # Then other rows contain the same text.
     is_said = is_of_attempt or message == f"Release {available} is available."
     if is_blocked and message.removeprefix(f"Release {available} is blocked: ") in last.text(
         "reason"

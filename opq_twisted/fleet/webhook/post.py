@@ -116,8 +116,8 @@ def sign(body: bytes, at: int, secret: str) -> str:
     """
     Return the signature of a message: the time, and an HMAC of the time and the body (RFC 2104).
 
-    :param at: seconds since the epoch. With it, a receiver can tell a message that somebody else
-        has recorded and sends again.
+    :param at: seconds since the epoch. It lets the receiver refuse a message that somebody has
+        recorded and sends again.
     """
     signed = f"{at}.".encode() + body
     return f"t={at},sha256={hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()}"

@@ -15,7 +15,7 @@ from opq_twisted.archive.name import UpdateName
 from opq_twisted.common.errors import MACHINE_BUSY, InvalidName
 from opq_twisted.server.catalog.updates_file import Archive, NotOffered, identify, inspect
 
-#: How many refused files are looked through for updates.
+#: Only so many refused files are searched for names of updates.
 _MAX_REFUSED = 200
 
 

@@ -432,7 +432,7 @@ class RestoredTests(HoldersCase):
     def test_unreadable(self) -> None:
         """A file that cannot be read does not count as missing."""
         (self.keys / "last-snapshot").write_bytes(b"three")
-        self.assert_refused(self.signer.resign, "last-snapshot", "put there the number")
+        self.assert_refused(self.signer.resign, "last-snapshot", "write the number of the last")
 
 
 class ExpiryTests(HoldersCase):

@@ -241,8 +241,8 @@ async function act(event) {
   if (!current) return;
   offer(current.page.action, current.page.at_rest);
   // The message of the page says it better, unless nothing has changed, or an update has begun.
-  const is_told = said === current.message || said === `${current.page.headline}.`;
-  setText("message", is_told || !current.page.at_rest ? current.page.message : said);
+  const is_repeated = said === current.message || said === `${current.page.headline}.`;
+  setText("message", is_repeated || !current.page.at_rest ? current.page.message : said);
 }
 
 function wordsOf(text) {

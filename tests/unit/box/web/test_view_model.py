@@ -183,7 +183,7 @@ class ViewTests(SynchronousTestCase):
         ):
             with self.subTest(message=message):
                 shown = self.view(last_attempt=returned, available=NEW, message=message)
-                self.assertEqual((shown.message, shown.tells_last), (words, True))
+                self.assertEqual((shown.message, shown.reports_last), (words, True))
 
     def test_over(self) -> None:
         """An outcome that is over is not told: it stands in the history."""
@@ -199,7 +199,7 @@ class ViewTests(SynchronousTestCase):
         ):
             with self.subTest(status=status):
                 shown = self.view(message="It is not healthy.", **status)
-                self.assertEqual((shown.message, shown.tells_last), ("", False))
+                self.assertEqual((shown.message, shown.reports_last), ("", False))
                 self.assertNotEqual(shown.tone, "bad")
 
     def test_said_once(self) -> None:
