@@ -162,5 +162,5 @@ lock: build/uv/bin/uv ## Renew constraints*.txt and the *.lock files (UPGRADE=1:
 	echo cyclonedx-bom | $(HASH) --output-file requirements-sbom.lock -
 
 clean: ## Remove everything that these targets make
-	rm -rf .venv .demo .vm .deb .image build dist *.egg-info _trial_temp* .import_linter_cache \
-		.mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .demo .vm .deb .image build dist *.egg-info _trial_temp* .hypothesis \
+		.import_linter_cache .mypy_cache .pytest_cache .ruff_cache
