@@ -2,15 +2,21 @@
 
 import subprocess
 import sys
-import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_twisted
 
+from tests.functional.box import Spawn
 from tests.functional.processes import ROOT, TIMEOUT, copy_sources, skip
+from tests.helpers.torture import TORTURE
 
-LOCKS = ("requirements.lock", "requirements-build.lock")
+#: The options of `pip`; most of what it would compile is never imported.
+LOCKED = ("--no-compile", "--require-hashes", "--no-deps")
+
+#: Makes a source distribution in a folder.
+MAKE_SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
 
 # These tests share a venv.
 pytestmark = pytest.mark.xdist_group("packaging")
@@ -42,10 +48,9 @@ def run(*argv: object, folder: Path) -> str:
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a venv with the locked packages only; returns the folder of its programs."""
     folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder, with_pip=True)
-    locks = [f"--requirement={ROOT / name}" for name in LOCKS]
-    pip = (folder / "bin" / "pip", "install", "--quiet")
-    run(*pip, "--require-hashes", "--no-deps", *locks, folder=folder)
+    run(sys.executable, "-I", "-m", "venv", folder, folder=ROOT)
+    locks = ("-r", "requirements.lock", "-r", "requirements-build.lock")
+    run(folder / "bin" / "pip", "install", "--quiet", *LOCKED, *locks, folder=ROOT)
     return folder / "bin"
 
 
@@ -63,19 +68,6 @@ def install(programs: Path, tmp_path: Path) -> Iterator[Callable[..., None]]:
     assert "opq-update-server" not in run(programs / "twistd", "--help", folder=tmp_path)
 
 
-def test_from_the_folder(
-    checkout: Path, install: Callable[..., None], programs: Path, tmp_path: Path
-) -> None:
-    """After `pip install .` twistd has both daemons, and they have all their files."""
-    install(checkout)
-    _both_daemons_are_there(programs, tmp_path)
-    for wing in ("box", "server"):
-        page = (
-            f"from opq_twisted.{wing}.web import __path__; open(f'{{__path__[0]}}/page/index.html')"
-        )
-        run(programs / "python", "-c", page, folder=tmp_path)
-
-
 def test_editable(
     checkout: Path, install: Callable[..., None], programs: Path, tmp_path: Path
 ) -> None:
@@ -87,17 +79,21 @@ def test_editable(
 def test_wheel_from_sdist(
     checkout: Path, install: Callable[..., None], programs: Path, tmp_path: Path
 ) -> None:
-    """The sdist has the sources of the wheel and the builder; the wheel works.
+    """
+    The sdist has the sources of the wheel and the builder; the wheel works.
 
-    Keys among the sources are left out.
+    Keys among the sources are left out. Under torture the wheel is built in an empty environment.
     """
     secrets = ("timestamp.pem", "timestamp.passphrase", "root-2.draft.json")
     for name in secrets:
         (checkout / "deploy" / "server" / name).touch()
-    run(sys.executable, "-m", "build", "--quiet", "--outdir", tmp_path, checkout, folder=tmp_path)
-    [wheel] = tmp_path.glob("*.whl")
+    if TORTURE:
+        build = (sys.executable, "-m", "build", "--quiet", "--outdir", tmp_path)
+        run(*build, checkout, folder=tmp_path)
+    else:
+        run(programs / "python", "-c", MAKE_SDIST, tmp_path, folder=checkout)
     [sdist] = tmp_path.glob("*.tar.gz")
-    install(wheel)
+    install(*(tmp_path.glob("*.whl") if TORTURE else [sdist]))
     _both_daemons_are_there(programs, tmp_path)
     run("tar", "xzf", sdist, folder=tmp_path)
     [unpacked] = [path for path in tmp_path.glob("opq_twisted-*") if path.is_dir()]
@@ -106,6 +102,42 @@ def test_wheel_from_sdist(
     assert (unpacked / "deploy" / "server" / "timestamp.conf").exists()
     assert (unpacked / "requirements-pip.lock").exists()
     assert [name for name in secrets if list(unpacked.rglob(name))] == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_from_the_folder(
+    checkout: Path,
+    install: Callable[..., None],
+    programs: Path,
+    tmp_path: Path,
+    updates: Path,
+    spawn: Spawn,
+) -> None:
+    """
+    After `pip install .` twistd has both daemons, they have all their files, and the server starts.
+
+    It takes reports with the locked packages of the fleet, and not without them.
+    """
+    install(checkout)
+    _both_daemons_are_there(programs, tmp_path)
+    for wing in ("box", "server"):
+        page = (
+            f"from opq_twisted.{wing}.web import __path__; open(f'{{__path__[0]}}/page/index.html')"
+        )
+        run(programs / "python", "-c", page, folder=tmp_path)
+
+    server = (programs / "opq-update-server", "--port", "tcp:0:interface=127.0.0.1")
+    options = ("--updates-dir", updates)
+    fleet = ("--fleet-db", f"sqlite:///{tmp_path}/fleet.db", "--fleet-socket", tmp_path / "sock")
+    await spawn(*server, *options).ready()
+    await spawn(*server, *options, *fleet).refuses_to_start(
+        "install those of requirements-fleet.lock"
+    )
+    # This test is the last one, because the others do without these packages.
+    locks = ("-r", "requirements-fleet.lock")
+    run(programs / "pip", "install", "--quiet", *LOCKED, *locks, folder=ROOT)
+    run(programs / "pip", "check", folder=tmp_path)
+    await spawn(*server, *options, *fleet).ready()
 
 
 def _both_daemons_are_there(programs: Path, folder: Path) -> None:
