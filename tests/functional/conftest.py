@@ -3,7 +3,7 @@
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_twisted
@@ -14,6 +14,9 @@ from tests.functional import processes
 from tests.functional.box import OLD, Box, Gate, RawServer, Spawn
 from tests.functional.downloads import Hurried
 from tests.helpers.postgres import Postgres
+
+if TYPE_CHECKING:
+    from tests.functional.tabs import Tabs
 
 # The programs of the tests must not change the machine's own services.
 os.environ["OPQ_SYSTEMD"] = "no"
@@ -106,3 +109,25 @@ def postgres() -> Iterator[Postgres]:
     server = Postgres()
     yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator["Tabs"]:
+    """Run one browser for all tests that have `IN_BROWSER`."""
+    # Only the process with these tests needs Playwright.
+    from tests.browser import chromium
+    from tests.functional.tabs import Tabs
+
+    if chromium.path() is None:
+        processes.skip("this test needs Debian's package chromium: install it and run again")
+    tabs = Tabs()
+    pytest_twisted.blockon(Deferred.fromCoroutine(tabs.start()))
+    yield tabs
+    pytest_twisted.blockon(Deferred.fromCoroutine(tabs.stop()))
+
+
+@pytest.fixture
+def tabs(chromium: "Tabs") -> Iterator["Tabs"]:
+    """A browser, whose windows are closed after the test."""
+    yield chromium
+    pytest_twisted.blockon(Deferred.fromCoroutine(chromium.close_all()))

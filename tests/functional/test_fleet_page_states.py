@@ -4,12 +4,15 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from playwright.sync_api import ConsoleMessage
+import pytest_twisted
+from playwright.sync_api import Browser, ConsoleMessage
 
 from tests.browser import chromium
 from tests.browser.serving import served
-from tests.functional.processes import skip
+from tests.functional.tabs import IN_BROWSER, Tabs
 from tests.helpers.torture import sample
+
+pytestmark = IN_BROWSER
 
 #: Colour schemes and widths.
 LOOKS: tuple[tuple[Any, int], ...] = (("light", 1280), ("dark", 390))
@@ -29,11 +32,14 @@ def hear(refused: list[str], message: ConsoleMessage) -> None:
     refused.append(message.text)
 
 
-def test_accessible() -> None:
+@pytest_twisted.ensureDeferred
+async def test_accessible(tabs: Tabs) -> None:
     """Light and wide or dark and narrow, axe finds nothing, and the browser refuses nothing."""
-    if chromium.path() is None:
-        skip("this test needs Debian's package chromium: install it and run again")
-    with served("fleet_gallery", "/fleet") as urls, chromium.browser() as browser:
+    await tabs.browse(check_states)
+
+
+def check_states(browser: Browser) -> None:
+    with served("fleet_gallery", "/fleet") as urls:
         for state, (scheme, width) in {ALWAYS, *sample([*product(urls, LOOKS)], 1)}:
             page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 700})
             refused: list[str] = []

@@ -2,131 +2,23 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
-import pytest
 import pytest_twisted
-from playwright.sync_api import Browser, Dialog, Page, expect
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
+from playwright.sync_api import Dialog, expect
 
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.http.guards.password import PasswordHash
 from tests.browser import chromium, gallery
 from tests.functional.box import INSTALL, Answer, Box, Gate, RawServer, Spawn, archive, http
 from tests.functional.conftest import StartBox
-from tests.functional.processes import TIMEOUT, skip
+from tests.functional.tabs import IN_BROWSER, Tabs
 from tests.helpers.archives import make_archive
 from tests.helpers.torture import sample
 
 NEW, NEWER = 1600000000, 1700000000
 
-# These tests share a browser.
-pytestmark = pytest.mark.xdist_group("browser")
-
-expect.set_options(timeout=1000 * TIMEOUT)
-
-_Result = TypeVar("_Result")
-
-
-class Tabs:
-    """A browser in its own thread, because Playwright's calls would block the reactor."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPool(minthreads=1, maxthreads=1)
-        self._thread.start()
-        self._running = ExitStack()
-        self._browser: Browser
-
-    def do(self, call: Callable[[], _Result]) -> Deferred[_Result]:
-        """Run a function in the browser's thread."""
-        return deferToThreadPool(cast(IReactorFromThreads, reactor), self._thread, call)
-
-    async def start(self) -> None:
-        """Start the browser."""
-        self._browser = await self.do(lambda: self._running.enter_context(chromium.browser()))
-
-    async def stop(self) -> None:
-        """End it."""
-        await self.do(self._running.close)
-        self._thread.stop()
-
-    async def open(self, url: str, **options: Any) -> "Tab":
-        """Open a page in a window with its own cookies and cache."""
-        page = await self.do(lambda: self._browser.new_context(**options).new_page())
-        await self.do(lambda: page.set_default_timeout(1000 * TIMEOUT))
-        tab = Tab(self, page)
-        await tab.do(lambda page: page.goto(url))
-        return tab
-
-
-class Tab:
-    """One page."""
-
-    def __init__(self, tabs: Tabs, page: Page) -> None:
-        self._tabs = tabs
-        self._page = page
-
-    def do(self, call: Callable[[Page], _Result]) -> Deferred[_Result]:
-        """Run a function with the page."""
-        return self._tabs.do(lambda: call(self._page))
-
-    async def shows(self, *texts: str) -> None:
-        """Wait until each of these texts is visible."""
-        for text in texts:
-            await self.do(
-                lambda page, text=text: expect(  # type: ignore[misc]
-                    page.get_by_text(text).filter(visible=True).first
-                ).to_be_visible()
-            )
-
-    async def headline(self, text: str) -> None:
-        """Wait until this is the headline."""
-        await self.do(lambda page: expect(page.locator("#headline")).to_have_text(text))
-
-    async def current_stage(self, text: str) -> None:
-        """Wait until this is the current stage."""
-        current = '#stages [aria-current="step"]'
-        await self.do(lambda page: expect(page.locator(current)).to_have_text(text))
-
-    async def hears(self) -> None:
-        """Wait until the page receives the agent's events."""
-        await self.do(lambda page: page.wait_for_function("source.readyState === 1"))
-
-    async def click(self, name: str = "Update Box") -> None:
-        """Click a button."""
-        await self.do(lambda page: page.get_by_role("button", name=name).click())
-
-    async def update(self) -> None:
-        """Let the box check, and click on Update Box."""
-        await self.click("Check now")
-        await self.click()
-
-    async def html(self, selector: str) -> str:
-        """Read the markup of an element."""
-        return await self.do(lambda page: page.locator(selector).inner_html())
-
-    async def text(self, selector: str) -> str:
-        """Read the text of an element."""
-        text: str | None = await self.do(lambda page: page.locator(selector).text_content())
-        return text or ""
-
-
-@pytest.fixture(scope="module")
-def tabs() -> Iterator[Tabs]:
-    """One browser for all of these tests."""
-    if chromium.path() is None:
-        skip("this test needs Debian's package chromium: install it and run again")
-    tabs = Tabs()
-    pytest_twisted.blockon(Deferred.fromCoroutine(tabs.start()))
-    yield tabs
-    pytest_twisted.blockon(Deferred.fromCoroutine(tabs.stop()))
+pytestmark = IN_BROWSER
 
 
 @pytest_twisted.ensureDeferred
@@ -309,6 +201,7 @@ async def test_without_script(
     gate.open()
     await box.agent.ends()
     await box.start_again()
+    await box.shows(lambda status: status["stage"] == "idle")
     await tab.do(lambda page: page.goto(f"{box.agent.url}/"))
     await tab.headline("The box has been updated")
     await tab.shows("The box runs the release of ")
