@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # The programs of the tests must not change the machine's own services.
 os.environ["OPQ_SYSTEMD"] = "no"
 
+#: These tests run in one process, because they share a PostgreSQL.
+WITH_POSTGRES = pytest.mark.xdist_group("postgres")
+
 StartDaemon = Callable[..., processes.Server]
 StartBox = Callable[..., Awaitable[None]]
 
@@ -103,9 +106,9 @@ def hurried() -> Iterator[Hurried]:
     ticking.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """Run an empty PostgreSQL of its own."""
+    """Run one PostgreSQL for all tests that have `WITH_POSTGRES`; they may restart it."""
     server = Postgres()
     yield server
     server.remove()

@@ -19,7 +19,7 @@ from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.report.document import AttemptReport
 from opq_twisted.trust.pace import FIELD
 from tests.functional.box import archive
-from tests.functional.conftest import StartDaemon
+from tests.functional.conftest import WITH_POSTGRES, StartDaemon
 from tests.functional.fleet import FleetServer, send_report, short_folder
 from tests.functional.nginx import Answer, ask, in_front_of
 from tests.functional.processes import Server, until
@@ -35,6 +35,8 @@ BOXES = 40
 #: after 2.
 SHORTENED = 40_000
 
+pytestmark = WITH_POSTGRES
+
 WITH_EVERYTHING = {"rollout": {"percent": 100, "salt": "s"}}
 
 
@@ -48,7 +50,8 @@ class Site:
         self._nginx_folder = updates.with_name("nginx")
         self.nginx: Server
         self.signed = Signed(updates).init()
-        self._url = url
+        #: That of the tests; its connections end with PostgreSQL.
+        self.engine = make_engine(url)
         more = ("--rollouts", "auto", "--shorten-rollouts", SHORTENED)
         #: The last one has the timestamp's key.
         self.servers = [
@@ -99,15 +102,11 @@ class Site:
         assert await until(send, lambda status: status not in (502, 503, 504)) == 200
 
     async def read(self, query: Any) -> Any:
-        """Run a query, with a connection of its own: the database may have been restarted."""
+        """Run a query."""
 
         def run() -> Any:
-            engine = make_engine(self._url)
-            try:
-                with engine.connect() as connection:
-                    return query(connection)
-            finally:
-                engine.dispose()
+            with self.engine.connect() as connection:
+                return query(connection)
 
         return await deferToThread(run)
 
@@ -189,7 +188,9 @@ def site(
     url = postgres.url(postgres.new_database())
     migrate_database(url)
     with short_folder() as folder:
-        yield Site(start, spawn, updates, folder, url)
+        site = Site(start, spawn, updates, folder, url)
+        yield site
+    site.engine.dispose()
 
 
 @pytest_twisted.ensureDeferred
@@ -218,6 +219,7 @@ async def test_take_over(site: Site, postgres: Postgres) -> None:
     assert (await ask(site.nginx, f"/update/opq-box-update-{NEW}.tar.bz2")).status == 200
     await site.decides(2)
     postgres.stop()
+    site.engine.dispose()
     postgres.start()
     await site.report(others[:10], release=NEW, waiting=None, attempts=(updated(),))
     await until(site.rollout, lambda found: found.state == RolloutState.DONE)

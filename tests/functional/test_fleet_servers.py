@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from opq_twisted.fleet.store import schema
 from opq_twisted.fleet.store.engine import make_engine
 from opq_twisted.fleet.store.migrate import migrate_database
-from tests.functional.conftest import StartDaemon
+from tests.functional.conftest import WITH_POSTGRES, StartDaemon
 from tests.functional.fleet import send_report, short_folder
 from tests.functional.nginx import in_front_of
 from tests.functional.update_server import started
@@ -21,6 +21,7 @@ from tests.helpers.reporting_box import ReportingBox, attempt
 BOXES, REPORTS = 6, 3
 
 
+@WITH_POSTGRES
 @pytest_twisted.ensureDeferred
 async def test_one_truth(
     start: StartDaemon, spawn: StartDaemon, updates: Path, tmp_path: Path, postgres: Postgres

@@ -16,7 +16,7 @@ from opq_twisted.cli.fleet.migrate import migrate
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.report.document import MAX_SIZE
 from opq_twisted.report.signature import sign
-from tests.functional.conftest import StartDaemon
+from tests.functional.conftest import WITH_POSTGRES, StartDaemon
 from tests.functional.fleet import Reply, send_report
 from tests.functional.processes import TIMEOUT, Server, until
 from tests.functional.update_server import archive, get, metrics, offers, started
@@ -211,6 +211,7 @@ async def test_database_away(start: StartDaemon, updates: Path, tmp_path: Path) 
     assert "Traceback" not in server.output
 
 
+@WITH_POSTGRES
 @pytest_twisted.ensureDeferred
 async def test_postgresql_away(
     start: StartDaemon, updates: Path, tmp_path: Path, postgres: Postgres
