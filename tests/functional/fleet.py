@@ -13,6 +13,7 @@ from typing import Any
 from attrs import define, field, frozen
 from twisted.internet.threads import deferToThread
 
+from opq_twisted.cli.fleet.client import FleetClient
 from opq_twisted.fleet.reports.incoming import Incoming
 from opq_twisted.report.signature import HEADER
 from tests.functional.conftest import StartDaemon
@@ -61,6 +62,11 @@ class FleetServer:
         code, out, err = await run(*command)
         assert code == status, (command, out, err, code)
         return json.loads(out) if out else None
+
+    async def read(self, resource: str, **query: object) -> Any:
+        """Ask what `opq-fleet` asks; a test that waits would start that very often."""
+        client = FleetClient(str(self.socket))
+        return (await deferToThread(client.get, resource, **query)).content
 
 
 @frozen

@@ -61,7 +61,7 @@ class Fleet:
         """Wait until the server has an attempt of a box with these values, and return it."""
 
         async def last() -> dict[str, Any]:
-            found = await self.server.ask("box", number)
+            found = await self.server.read("box", name=number)
             attempts: list[dict[str, Any]] = found["attempts"]
             return attempts[0] if attempts else {}
 
@@ -132,7 +132,7 @@ async def test_story(start: StartDaemon, spawn: Spawn, updates: Path, tmp_path: 
         assert "the operator has stopped it for now" in shown["message"]
         assert (shown["stage"], shown["installed"]) == ("idle", FIRST)
         found = await until(
-            lambda: server.ask("box", 1), lambda found: found["keys"][0]["waiting"] == "held"
+            lambda: server.read("box", name=1), lambda found: found["keys"][0]["waiting"] == "held"
         )
         assert found["keys"][0]["release"] == FIRST
 
