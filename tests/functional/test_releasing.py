@@ -3,17 +3,23 @@
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
 
+import pytest
 import pytest_twisted
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.api.metadata import Metadata, Root
+from twisted.internet.defer import Deferred
 
 from opq_twisted.trust.offer import Offer, Rollout, read_offer
 from opq_twisted.trust.tuf_client import Fetched, Need, look_up
+from tests.functional.box import Spawn
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import BUILDER, RELEASE_TOOL, ROOT, Server, require, run
+from tests.functional.fleet import short_folder
+from tests.functional.processes import BUILDER, ROOT, Server, require, run
+from tests.functional.release_tool import PROGRAM
 from tests.functional.update_server import get, started
 from tests.helpers.documentation import Block, blocks
 
@@ -41,7 +47,8 @@ shift && exec sh -c "$*"
 class Place:
     """The machines of the page and the media between them, each a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, release_tool: str) -> None:
+        """:param release_tool: the text of the program `opq-release`."""
         self.folder = folder
         self.release, self.ben, self.server = (
             folder / name for name in ("release", "ben", "server")
@@ -55,7 +62,7 @@ class Place:
         ):
             each.mkdir(parents=True)
         self._tool(self.release / "build_update.py", BUILDER)
-        self._tool(self.bin / "opq-release", RELEASE_TOOL)
+        self._tool(self.bin / "opq-release", release_tool)
         self._tool(self.bin / "rsh", RSH)
 
     def _tool(self, path: Path, text: str) -> None:
@@ -97,6 +104,16 @@ def require_printed(block: Block, out: str) -> None:
         assert re.search(f"^{pattern}$", out, re.MULTILINE), f"{block.section}: {line}\n{out}"
 
 
+@pytest.fixture
+def release_tool(spawn: Spawn) -> Iterator[str]:
+    """Give the text of a program `opq-release` that starts in no time."""
+    with short_folder() as folder:
+        path = folder / "socket"
+        server = spawn(sys.executable, "-m", "tests.functional.release_tool", path)
+        pytest_twisted.blockon(Deferred.fromCoroutine(server.says("ready")))
+        yield PROGRAM.format(python=sys.executable, path=path)
+
+
 class NetworkTufClient:
     """The TUF client of a box, with a cache of the metadata."""
 
@@ -133,8 +150,8 @@ async def answer(url: str) -> bytes | DownloadHTTPError:
 class Story:
     """The whole page, with a server and a box."""
 
-    def __init__(self, folder: Path, start: StartDaemon) -> None:
-        self.place = Place(folder)
+    def __init__(self, folder: Path, start: StartDaemon, release_tool: str) -> None:
+        self.place = Place(folder, release_tool)
         self._start = start
         self.server: Server | None = None
         self.box: NetworkTufClient | None = None
@@ -187,11 +204,11 @@ def terms(offer: Offer | None) -> tuple[object, ...] | None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_page(tmp_path: Path, start: StartDaemon) -> None:
+async def test_page(tmp_path: Path, start: StartDaemon, release_tool: str) -> None:
     """A box follows all steps of the page from the first root on."""
     for program in ("openssl", "rsync"):
         require(program)
-    story = Story(tmp_path, start)
+    story = Story(tmp_path, start, release_tool)
     for block in blocks(PAGE.read_text(encoding="utf-8")):
         if block.section not in APART:
             await story.goes_on(block)
@@ -217,12 +234,12 @@ async def test_page(tmp_path: Path, start: StartDaemon) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_other_ceremonies(tmp_path: Path) -> None:
+async def test_other_ceremonies(tmp_path: Path, release_tool: str) -> None:
     """The other ceremonies of the page make their promised roots."""
     require("openssl")
     made = {}
     for number, section in enumerate(APART):
-        place = Place(tmp_path / str(number))
+        place = Place(tmp_path / str(number), release_tool)
         for block in blocks(PAGE.read_text(encoding="utf-8")):
             if block.section == section:
                 require_printed(block, await place.type(block))
