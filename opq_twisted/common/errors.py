@@ -8,7 +8,7 @@ MACHINE_BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 class OpqError(Exception):
-    """An error that a person can cause or fix; its text is a sentence that says what to do."""
+    """An error that a person can cause or fix; its text is a sentence with the remedy."""
 
     #: The code of an attempt to update that ends with this error: the value of a
     #: `report.codes.Reason`. An error with the default is not expected to end one.

@@ -1,4 +1,4 @@
-"""Logs what the server offers, from where and on which port."""
+"""Logs the releases that the server offers, its directory and its port."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""The options of the fleet on the command line of the server, and what is made of them."""
+"""Reads the fleet's options on the command line of the server."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

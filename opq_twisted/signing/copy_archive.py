@@ -165,6 +165,6 @@ def _read(archive: OpenArchive, copy: BinaryIO | None, progress: Progress) -> Ta
     after = os.fstat(archive.file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ReleaseFailed(
-            f"{archive.name} changed while it was read: try again when nobody writes to it."
+            f"{archive.name} changed while it was read: try again when no program writes to it."
         )
     return TargetFile(before.st_size, hashes, str(archive.name))

@@ -246,7 +246,7 @@ def _require_unused(key: Key, role: str, root: Root) -> None:
     """Make sure that a key has one role, so that its thief gets no other role."""
     if key.keyid in root.keys:
         raise ReleaseFailed(
-            f"The key {key.keyid[:12]} has another role already: give {role} one of its own."
+            f"The key {key.keyid[:12]} has another role already: give {role} a different key."
         )
 
 

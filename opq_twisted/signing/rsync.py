@@ -81,7 +81,7 @@ class Destination:
         if not names:
             return []
         with tempfile.TemporaryDirectory(prefix="opq-push-") as empty:
-            # What is not in the empty folder is deleted, and what is excluded is left alone.
+            # rsync deletes all files, because the source is empty, except the excluded ones.
             said = self._run(
                 *("-di", "--delete", *(f"--include=/{name}" for name in names), "--exclude=*"),
                 *("--", f"{empty}/", self._path),

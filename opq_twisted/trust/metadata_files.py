@@ -9,7 +9,7 @@ _MAX_SIZES = {"root": 512_000, "timestamp": 16_384, "snapshot": 2_000_000, "targ
 
 def max_size(url: str) -> int:
     """
-    Return how many bytes of a metadata file a box reads, whatever length is signed for it.
+    Return the limit of bytes of a metadata file, which applies even if a larger length is signed.
 
     :param url: its URL or name, such as `2.targets.json`; a delegated role counts as targets.
     """

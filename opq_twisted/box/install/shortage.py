@@ -1,4 +1,4 @@
-"""Finds in the output of programs what the machine was short of."""
+"""Finds a shortage of the machine (disk, memory, processes) in the output of programs."""
 
 import errno
 import os

@@ -89,7 +89,7 @@ class Policy:
         return self.why_not(offer) is None and self.why_not_by_itself(offer) is None
 
     def refuse(self, offer: Offer) -> Refusal | None:
-        """Say why the box does not install what it would choose by itself; None if it does."""
+        """Return the reason why the box does not install a release by itself; None if it does."""
         chosen = self.choose(offer, self._is_automatic)
         return self.why_not(chosen) or self.why_not_by_itself(chosen)
 

@@ -1,4 +1,4 @@
-"""Makes a report from what the agent knows."""
+"""Makes a report from the journal and the state of the agent."""
 
 import hashlib
 import platform

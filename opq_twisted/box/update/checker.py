@@ -1,4 +1,4 @@
-"""Checks for the newest release: whether it is due, or what the box waits for."""
+"""Checks for the newest release, and finds out whether the box may install it now."""
 
 from typing import Unpack
 

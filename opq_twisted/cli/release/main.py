@@ -111,7 +111,7 @@ def make_parser() -> Parser:
     offer = add("publish", publish_archive)
     _path(offer, "archive", "ARCHIVE", "the archive that build_update.py made")
     _add_terms(offer)
-    text = "check everything, say what would be signed, and change nothing"
+    text = "check everything, print the release that would be signed, and change nothing"
     offer.add_argument("--dry-run", action="store_true", help=text)
 
     upload = add("push", push)
@@ -154,7 +154,7 @@ def make_parser() -> Parser:
     for sub in (first, renew, turn):
         _path(sub, "--append", "DRAFT", "sign a draft from another holder")
 
-    text = f"what the key is for: {', '.join(ROLES)}"
+    text = f"the role of the key: {', '.join(ROLES)}"
     add("keygen", keygen).add_argument("role", type=_role, metavar="ROLE", help=text)
     text = "the draft from another holder"
     _path(add("show", show), "draft", "DRAFT", text)

@@ -24,7 +24,7 @@ def open_keys(options: argparse.Namespace, makes_keys: bool = False) -> KeyFolde
 
 def confirm(options: argparse.Namespace, *consequences: str) -> None:
     """
-    Say what boxes will do, and ask whether that is meant, unless --yes says so.
+    Print the consequences for boxes, and ask for a confirmation, unless there is --yes.
 
     :raises ReleaseFailed: if the answer is not yes, or nobody can be asked.
     """

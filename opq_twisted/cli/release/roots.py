@@ -93,7 +93,7 @@ def keygen(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """Show what a draft of a root changes, and who has signed it; sign nothing."""
+    """Show the changes in a draft of a root, and its signatures; sign nothing."""
     # Nothing is opened here, so no passphrase is needed.
     key_folder = KeyFolder(options.keys_dir, lambda: b"")
     draft = Draft.load(options.draft)
@@ -154,7 +154,7 @@ def _report(signer: RootSigner, draft: Draft | None, done: str) -> int:
 
 
 def _show_draft(key_folder: KeyFolder, draft: Draft) -> None:
-    """Show a holder what he signs: boxes will trust it."""
+    """Show the content of a draft to a holder who is about to sign it: boxes will trust it."""
     known, before = key_folder.trusted_root(), draft.previous
     if known is not None and known.signed.version < draft.version:
         # Better than the root that came with the draft.
@@ -196,9 +196,9 @@ def _describe_change(role: str, root: Root, before: Root) -> Iterator[str]:
     new = [keyid[:12] for keyid in now.keyids if keyid not in old.keyids]
     gone = [keyid[:12] for keyid in old.keyids if keyid not in now.keyids]
     if new:
-        yield f"  {role}: what {', '.join(new)} signs is believed from now on."
+        yield f"  {role}: signatures of {', '.join(new)} are trusted from now on."
     if gone:
-        yield f"  {role}: what {', '.join(gone)} signs is not believed any more."
+        yield f"  {role}: signatures of {', '.join(gone)} are not trusted any more."
     if now.threshold != old.threshold:
         yield f"  {role}: {now.threshold} of its keys have to sign, not {old.threshold}."
 

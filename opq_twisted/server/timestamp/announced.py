@@ -1,4 +1,4 @@
-"""Reads what the timestamp in the folder announces to boxes."""
+"""Reads the releases that the timestamp in the folder announces to boxes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -64,7 +64,7 @@ class Announced:
 
 def read_announced(folder: MetadataFolder, roots: Sequence[Document[Root]]) -> Announced:
     """
-    Read the timestamp in the folder, and what it leads to.
+    Read the timestamp in the folder, and the metadata that it names.
 
     :param roots: the roots that boxes go through; the last one is the current one.
     :raises OSError: if the machine is too busy to open any file.

@@ -122,7 +122,7 @@ def _require_fresh(metadata_set: MetadataSet, now: datetime) -> None:
 
 
 def _require_successor(before: MetadataSet | None, after: MetadataSet) -> None:
-    """Refuse what boxes would take for a rollback (TUF specification, section 5.5.5)."""
+    """Refuse metadata that boxes would reject as a rollback (TUF specification, section 5.5.5)."""
     if before is None:
         return
     for file, meta in before.snapshot.signed.meta.items():
@@ -135,7 +135,7 @@ def _require_archives(before: MetadataSet | None, after: MetadataSet, offered: O
     """Refuse channels whose archive is missing, unless boxes know them already as they are."""
     known: Mapping[str, TargetFile] = {} if before is None else before.targets.signed.targets
     for channel, problem in missing_archives(after, offered):
-        # A channel that was announced before must not hold back what is new.
+        # A channel that was announced before must not hold back a new snapshot.
         if after.targets.signed.targets[channel] != known.get(channel):
             raise Unusable(problem)
 

@@ -66,7 +66,7 @@ class Timestamper(Service):
         self.observers: list[Callable[[MetadataState], None]] = []
         #: The state of the metadata at the last check.
         self.metadata_state = MetadataState(present=False)
-        #: Has its result after the first check, whatever that finds.
+        #: Fires after the first check, whether that succeeded or not.
         self.first_check: Deferred[None] = Deferred()
         #: How many timestamps were signed.
         self.signed = 0

@@ -45,11 +45,11 @@ _DIGEST_LENGTH = 16
 
 @frozen(eq=False)
 class MetadataState:
-    """The signed metadata as boxes see it, and what is wrong with it."""
+    """The signed metadata as boxes see it, and the problems with it."""
 
     #: The metadata that boxes accept, by role: root, timestamp, snapshot, targets.
     documents: Mapping[str, Document[Any]] = Factory(dict)
-    #: Why the timestamp is not what it should be.
+    #: The problems with the timestamp.
     alerts: tuple[Alert, ...] = ()
     #: Whether there is any metadata.
     present: bool = True

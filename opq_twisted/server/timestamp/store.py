@@ -58,7 +58,7 @@ class MetadataFolder(RepositoryReader):
 
     def refresh(self) -> bool:
         """
-        List the files, and forget those that nobody asked for since the last time.
+        List the files, and forget files that were not read since the last time.
 
         :returns: whether there is any metadata.
         :raises Unusable: if the folder holds far too many files.

@@ -18,7 +18,7 @@ def remove_superseded(folder: MetadataFolder, announced: MetadataSet, now: datet
     stay in any case: `opq-release` keeps them too, and would copy them here again. Roots stay for
     ever, because boxes go through all of them.
 
-    :param announced: what the current timestamp leads to.
+    :param announced: the current timestamp, and the metadata that it names.
     """
     for role, document in announced.documents.items():
         numbers = [each for each in folder.versions(role) if each <= document.version]

@@ -404,10 +404,10 @@ class TypedTests(CommandCase):
         before = draft.read_bytes()
         said = self.type("show", draft)
         for words in (
-            f"root: what {other.keyid[:12]} signs is believed from now on.",
+            f"root: signatures of {other.keyid[:12]} are trusted from now on.",
             "root: 2 of its keys have to sign, not 1.",
-            f"targets: what {new.keyid[:12]} signs is believed from now on.",
-            f"targets: what {gone[:12]} signs is not believed any more.",
+            f"targets: signatures of {new.keyid[:12]} are trusted from now on.",
+            f"targets: signatures of {gone[:12]} are not trusted any more.",
             *("Signed by nobody.", "It lacks 2 more signature(s), of these keys: "),
         ):
             self.assertIn(words, said)
