@@ -105,10 +105,10 @@ class KeyFolder:
         threshold = root.roles[role].threshold
         found = self.signers(root, role)[:threshold]
         if len(found) < threshold:
-            raise self.lacks(role, root)
+            raise self.error_about_missing(role, root)
         return found
 
-    def lacks(self, role: str, *roots: Root) -> ReleaseFailed:
+    def error_about_missing(self, role: str, *roots: Root) -> ReleaseFailed:
         """Make the error that names the missing key files."""
         names = {
             keys.file_name(role, root.keys[keyid])

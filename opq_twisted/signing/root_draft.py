@@ -103,7 +103,7 @@ class Draft:
             for signer in key_folder.signers(root, Root.type)
         }
         if not signers and self.missing:
-            raise key_folder.lacks(Root.type, *roots)
+            raise key_folder.error_about_missing(Root.type, *roots)
         for signer in signers.values():
             self.root.sign(signer, append=True)
         valid = self._result().signed

@@ -122,7 +122,7 @@ class RootSigner(RepositorySigner):
             current = roots[-1]
             self.repository.current(current.signed)
             if not self.key_folder.signers(current.signed, Root.type):
-                raise self.key_folder.lacks(Root.type, current.signed)
+                raise self.key_folder.error_about_missing(Root.type, current.signed)
             root, used = self._next_root(current), [each.signed for each in roots]
             revoked = {role: _revoked_keys(root, role, replaced) for role in roles}
             for role, keyids in revoked.items():

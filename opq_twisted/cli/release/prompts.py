@@ -18,7 +18,7 @@ TIMESTAMP_VARIABLE = "OPQ_TIMESTAMP_PASSPHRASE"
 
 def open_keys(options: argparse.Namespace, makes_keys: bool = False) -> KeyFolder:
     """Open the folder of keys that the command line names."""
-    passphrase = of_keys(options.passphrase_file, makes_keys)
+    passphrase = keys_passphrase(options.passphrase_file, makes_keys)
     return KeyFolder(options.keys_dir, passphrase, lambda advice: warn(f"opq-release: {advice}"))
 
 
@@ -44,7 +44,7 @@ def confirm(options: argparse.Namespace, *consequences: str) -> None:
         raise ReleaseFailed("You did not type yes, so nothing was changed.")
 
 
-def of_keys(file: Path | None, makes_keys: bool) -> Passphrase:
+def keys_passphrase(file: Path | None, makes_keys: bool) -> Passphrase:
     """
     Ask for the passphrase of the keys when it is needed, and only once.
 
@@ -68,7 +68,9 @@ def of_keys(file: Path | None, makes_keys: bool) -> Passphrase:
     return cache(ask)
 
 
-def of_timestamp(file: Path | None, keys_file: Path | None, others: Passphrase) -> Passphrase:
+def timestamp_passphrase(
+    file: Path | None, keys_file: Path | None, others: Passphrase
+) -> Passphrase:
     """
     Ask for the passphrase of the timestamp key, which goes to the server.
 
@@ -88,7 +90,7 @@ def of_timestamp(file: Path | None, keys_file: Path | None, others: Passphrase) 
     return cache(ask)
 
 
-def of_new(file: Path | None, old: Passphrase) -> Passphrase:
+def new_passphrase(file: Path | None, old: Passphrase) -> Passphrase:
     """
     Ask for the new passphrase of keys.
 

@@ -10,7 +10,12 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
 from opq_twisted.cli.program import say
-from opq_twisted.cli.release.prompts import of_keys, of_new, of_timestamp, open_keys
+from opq_twisted.cli.release.prompts import (
+    keys_passphrase,
+    new_passphrase,
+    open_keys,
+    timestamp_passphrase,
+)
 from opq_twisted.common.errors import ReleaseFailed
 from opq_twisted.signing.key_folder import RETIRED, KeyFolder, Passphrase
 from opq_twisted.signing.repository import Repository
@@ -115,8 +120,8 @@ def show(options: argparse.Namespace) -> int:
 
 def encrypt(options: argparse.Namespace) -> int:
     """Encrypt key files again, with another passphrase or the same."""
-    passphrase = of_keys(options.passphrase_file, False)
-    new = of_new(options.new_passphrase_file, passphrase)
+    passphrase = keys_passphrase(options.passphrase_file, False)
+    new = new_passphrase(options.new_passphrase_file, passphrase)
     # All files are opened before the first one is written.
     for path in options.key:
         load(path, passphrase())
@@ -227,7 +232,7 @@ def _signer(options: argparse.Namespace, makes_keys: bool = False) -> RootSigner
 
 
 def _of_timestamp(options: argparse.Namespace, signer: RootSigner) -> Passphrase:
-    return of_timestamp(
+    return timestamp_passphrase(
         options.timestamp_passphrase_file, options.passphrase_file, signer.key_folder.passphrase
     )
 
