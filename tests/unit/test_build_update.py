@@ -11,6 +11,7 @@ import tarfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -282,7 +283,11 @@ class TestWheels(BuilderTest):
     """The Python packages in an update."""
 
     def test_complete_offline(self) -> None:
-        """A new environment is installed from the update's wheels alone, without a network."""
+        """
+        The update's own script installs its wheels without a network, and twistd finds the agent.
+
+        An environment that was moved finds it, too.
+        """
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         probe = subprocess.run([*pip, f"--dest={self.folder}", "attrs"], capture_output=True)
         if probe.returncode != 0:
@@ -291,22 +296,22 @@ class TestWheels(BuilderTest):
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         unpacked = self.folder / "unpacked"
         unpack(self.output / result.stdout.strip(), unpacked, 7, reserve=0)
-        environment = self.folder / "venv"
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-        [pip_wheel] = (unpacked / "wheels").glob("pip-*.whl")
-        offline = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
-        subprocess.run(
-            [
-                *(environment / "bin" / "python", pip_wheel / "pip", "--quiet", "install"),
-                "--no-index",
-                *("--find-links", unpacked / "wheels"),
-                *("--requirement", unpacked / AGENT / "requirements.txt"),
-            ],
-            env={**offline, "PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-            check=True,
-        )
+        prefix = self.folder / "opq"
+        environment = {"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull}
+        box = {"OPQ_PREFIX": str(prefix), "OPQ_SYSTEMD": "no", "OPQ_PYTHON": sys.executable}
+        run = partial(subprocess.run, capture_output=True, text=True, cwd="/")
+        installed = run([unpacked / "install_update.sh"], env=environment | box)
+        self.assertEqual(installed.returncode, 0, installed)
+        release = prefix / "current"
+        self.assertTrue((release / AGENT / "twisted" / "plugins" / "dropin.cache").exists())
+        started = run([release / AGENT / "bin" / "opq-box-agent", "--help"], env=environment)
+        self.assertIn("Usage: opq-box-agent [options]", started.stdout)
         imports = "import attrs, cattrs, treq, twisted.internet.ssl"
-        subprocess.run([environment / "bin" / "python", "-c", imports], check=True)
+        imported = run([release / "venv" / "bin" / "python", "-c", imports], env=environment)
+        self.assertEqual(imported.returncode, 0, imported.stderr)
+        moved = prefix.rename(self.folder / "moved") / "current" / "venv" / "bin"
+        listing = run([moved / "python", moved / "twistd", "--help"], env=environment)
+        self.assertIn("Keep an OPQ box up to date.", listing.stdout)
 
     def test_no_such_package(self) -> None:
         """The error of pip is printed, with a remedy."""

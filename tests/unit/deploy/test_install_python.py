@@ -1,12 +1,8 @@
 """install_update.sh makes the Python environment of a release."""
 
 import os
-import shutil
 import subprocess
-import sys
 
-from tests.helpers.privileges import lacking
-from tests.helpers.project import PROJECT
 from tests.helpers.root_folder import AGENT, InstallCase, Result, executable
 
 
@@ -41,36 +37,6 @@ class EnvironmentTests(InstallCase):
             stdout=subprocess.PIPE,
             text=True,
         ).stdout
-
-    def test_real_wheels(self) -> None:
-        """The release gets an environment from its wheels, where twistd finds the agent."""
-        update = self.box.unpack(100)
-        requirements = shutil.copy(PROJECT / "requirements.txt", update / AGENT)
-        for name in ("opq_twisted/__init__.py", "opq_twisted/box/__init__.py"):
-            (update / AGENT / name).parent.mkdir()
-            (update / AGENT / name).touch()
-        (update / AGENT / "opq_twisted" / "box" / "service.py").write_text(
-            "import treq\nfrom twisted.python.usage import Options\n"
-        )
-        shutil.copytree(PROJECT / "twisted" / "plugins", update / AGENT / "twisted" / "plugins")
-        download = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:"]
-        fetched = subprocess.run(
-            [*download, "--dest", update / "wheels", "--requirement", requirements, "pip"],
-            capture_output=True,
-            text=True,
-        )
-        if fetched.returncode != 0:
-            raise lacking(f"No wheels to install from: {fetched.stderr}")
-        self.box.install(100, OPQ_PYTHON=sys.executable)
-        self.assertTrue(
-            (self.box.prefix / "current" / AGENT / "twisted" / "plugins" / "dropin.cache").exists()
-        )
-        self.assertIn("twistd [options] opq-box-agent", self.launch("--help"))
-        moved = self.box.copy(self.box.folder.parent / "moved").prefix / "current" / "venv" / "bin"
-        listing = subprocess.run(
-            [moved / "python", moved / "twistd", "--help"], capture_output=True, text=True, cwd="/"
-        )
-        self.assertIn("Keep an OPQ box up to date.", listing.stdout)
 
 
 class OtherPythonTests(InstallCase):
@@ -110,7 +76,6 @@ class OtherPythonTests(InstallCase):
 
     def test_wheels_are_lacking(self) -> None:
         """A later version without all of its wheels is reported, and the install continues."""
-        self.box.services.mkdir()
         (self.box.services / "lacks-3.13").touch()
         said = self.box.install(100)
         self.assertIn("lacks what the agent needs after an upgrade to Python 3.13.", said)
