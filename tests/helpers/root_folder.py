@@ -56,7 +56,6 @@ SYSTEMCTL = r"""#!/bin/sh
 for last; do :; done
 units=/etc/systemd/system
 wanted=$units/timers.target.wants/opq-box-rescue.timer
-mkdir -p "$STATE/enabled" "$STATE/active"
 case $* in
     *is-enabled*) [ -e "$wanted" ]; exit ;;
     *is-active*) [ -e "$STATE/active/$last" ]; exit ;;
@@ -152,6 +151,8 @@ class RootFolder:
             "var/lib",
             "var/log",
             "bin",
+            "systemd/enabled",
+            "systemd/active",
         ):
             (folder / path).mkdir(parents=True)
         (folder / "killer").write_text(KILLER)
@@ -176,7 +177,6 @@ class RootFolder:
         """Give the box the daemon of the older updater, enabled and active."""
         (self.units / "old.service").write_text("[Service]\nExecStart=/usr/local/old\n")
         for state in ("enabled", "active"):
-            (self.services / state).mkdir(parents=True, exist_ok=True)
             (self.services / state / "old.service").touch()
 
     def is_service(self, state: str, unit: str) -> bool:

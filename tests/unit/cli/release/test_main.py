@@ -29,12 +29,16 @@ from opq_twisted.signing.root_draft import Draft
 from opq_twisted.signing.root_keys import ROLES
 from opq_twisted.trust import keys
 from tests.helpers.archives import (
+    END,
     file,
+    header,
+    layout,
     make_pieces_archive,
     name_of,
     random_parts,
     stream,
     write_archive,
+    write_pieces,
 )
 from tests.helpers.key_holders import NEW, NEWER, OLD, PASSPHRASE, HoldersCase, signer_in
 from tests.helpers.privileges import give_away, without_privileges
@@ -695,7 +699,10 @@ class ProcessTests(CommandCase):
 
     def test_in_the_middle(self) -> None:
         """Ended while it copies, it leaves no part of the archive."""
-        archive = self.archive(OLD, os.urandom(20_000_000))
+        part, parts = os.urandom(512_000), 40
+        members = [*layout(OLD), header("content", b"0", parts * len(part))]
+        # Equal pieces, which are compressed only once.
+        archive = write_pieces(self.place / name_of(OLD), *members, *[part] * parts, END)
         # So slow that a busy machine sees the temporary file.
         command = ["nice", "-n", "19", PROGRAM, "publish", *self.options("publish")]
         process = subprocess.Popen([*command, str(archive)])
