@@ -59,14 +59,14 @@ def make_pieces_archive(
 
 def write_pieces(path: Path, *tar: bytes) -> Path:
     """Compress each part of a tar stream as a piece of its own, and write all into `path`."""
-    path.write_bytes(b"".join(map(_compressed, tar)))
+    # The magic of a piece has the largest block size.
+    path.write_bytes(b"".join(_compressed(piece, 9) for piece in tar))
     return path
 
 
-@lru_cache(16)  # for tests that make several archives of the same parts
-def _compressed(piece: bytes) -> bytes:
-    # The magic of a piece has the largest block size.
-    return bz2.compress(piece, 9)
+@lru_cache(16)  # for tests that make an archive again, or several of the same parts
+def _compressed(tar: bytes, level: int) -> bytes:
+    return bz2.compress(tar, level)
 
 
 def random_parts(*seeds: int, size: int = 400_000) -> dict[str, bytes]:
@@ -92,7 +92,7 @@ def layout(version: int, top: str = "", script: bytes = SCRIPT, mode: int = 0o75
 
 def write_archive(path: Path, tar: bytes) -> Path:
     """Compress a tar stream into `path`."""
-    path.write_bytes(bz2.compress(tar, 1))
+    path.write_bytes(_compressed(tar, 1))
     return path
 
 

@@ -80,7 +80,7 @@ class Rule:
 class NeverMoreTests(SynchronousTestCase):
     """Nothing in the field lets a box install what it would not install without it."""
 
-    @examples(400)
+    @examples(150)
     @given(st.data())
     def test_any_field(self, data: st.DataObject) -> None:
         """Whatever the timestamp says, a box takes what the release key signed for it, or less."""
@@ -271,7 +271,7 @@ class AttackTests(PaceCase):
             self.timestamp.write_bytes(content.replace(b'"stable":1', b'"stable":' + deep))
             self.assert_refused(Untrusted)
 
-    @examples(40)
+    @examples(20)
     @given(_FIELDS, _ROLLOUTS, st.booleans(), st.lists(st.integers(0, 50_000), max_size=5))
     def test_any_field(
         self, field: Any, rollout: Rollout | None, critical: bool, boxes: list[int]

@@ -6,7 +6,9 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from twisted.internet import reactor
@@ -45,14 +47,21 @@ def request(*headers: str, path: str = PATH) -> bytes:
     return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
 
 
+@cache
+def _whole() -> bytes:
+    with TemporaryDirectory() as folder:
+        return make_large_archive(Path(folder, "large"), LARGE).read_bytes()
+
+
 class SocketTestCase(TestCase):
     """A large archive on a real port; a test's clock drives the deadlines."""
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
-        self.file = make_large_archive(self.directory / name_of(1), LARGE)
-        self.whole = self.file.read_bytes()
+        self.file = self.directory / name_of(1)
+        self.whole = _whole()
+        self.file.write_bytes(self.whole)
         return Deferred.fromCoroutine(self.listen())
 
     async def listen(self) -> None:
