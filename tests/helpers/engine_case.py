@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, insert, select, update
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
@@ -17,11 +17,11 @@ from opq_twisted.fleet.rollouts.orders import Order
 from opq_twisted.fleet.rollouts.rollout import Rollout, find
 from opq_twisted.fleet.settings import Rollouts
 from opq_twisted.fleet.store.errors import StoreUnavailable
-from opq_twisted.fleet.store.schema import audit, box
+from opq_twisted.fleet.store.schema import attempt, audit, box
 from opq_twisted.fleet.webhook.outbox import Event, Notice
 from opq_twisted.fleet.widen_hours import WidenHours
 from opq_twisted.trust.pace import ALL, ChannelRelease
-from tests.helpers.fleet_rows import NEW, NOW, add_attempt, add_box
+from tests.helpers.fleet_rows import NEW, NOW, attempt_values, box_values
 from tests.helpers.store_case import StoreCase
 
 HOUR = 3600.0
@@ -64,12 +64,10 @@ class EngineCase(StoreCase):
 
     def add_boxes(self, connection: Connection) -> dict[int, int]:
         """Add the boxes, which wait for their turn; returns their rows by their numbers."""
-        return {
-            number: add_box(
-                connection, number, waiting="turn", last_seen=NOW, due=NOW + _STEP * HOUR
-            )
-            for number in range(1, self.boxes + 1)
-        }
+        columns = {"waiting": "turn", "last_seen": NOW, "due": NOW + _STEP * HOUR}
+        rows = [box_values(number, **columns) for number in range(1, self.boxes + 1)]
+        connection.execute(insert(box), rows)
+        return {row.box_id: row.id for row in connection.execute(select(box.c.box_id, box.c.id))}
 
     def make_engine(self, clock: Clock | None = None, timing: Timing = TIMING) -> Engine:
         """
@@ -160,10 +158,13 @@ class EngineCase(StoreCase):
         chosen = tuple(boxes)
 
         def change(connection: Connection) -> None:
+            attempts = []
             for number in chosen:
                 self.attempts += 1
                 columns = {"number": self.attempts, "release": to, "received": self.time}
-                add_attempt(connection, self.rows[number], outcome, reason, **columns)
+                attempts.append(attempt_values(self.rows[number], outcome, reason, **columns))
+            if attempts:
+                connection.execute(insert(attempt), attempts)
             runs = {"release": to} if outcome == "updated" else {"waiting": None}
             connection.execute(update(box).where(box.c.box_id.in_(chosen)).values(runs))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from attrs import evolve
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import Connection, bindparam, delete, insert, update
 
 from benchmarks.simulation.absences import BEGIN, HOUR
 from benchmarks.simulation.boxes import Box
@@ -20,7 +20,7 @@ from opq_twisted.fleet.store.states import RolloutState
 from opq_twisted.report.codes import Outcome
 from opq_twisted.trust.pace import ALL
 from tests.helpers.engine_case import EngineCase
-from tests.helpers.fleet_rows import NOW, OLD, add_attempt, add_rollout
+from tests.helpers.fleet_rows import NOW, OLD, add_attempt, add_rollout, attempt_values
 
 #: Seconds between two looks, so that the tests are quick; otherwise as in a server.
 _LOOK = 7000.0
@@ -107,23 +107,25 @@ class TestSimulation(EngineCase):
         """Write all boxes and their attempts."""
         boxes = [self.world.box(number) for number in self.rows]
         drawn = set(self.walked.drawn)
-        for each in boxes:
-            which = box.c.id == self.rows[each.home.number]
-            columns = self.describe(each, each in drawn)
-            connection.execute(update(box).where(which).values(columns))
+        change = update(box).where(box.c.id == bindparam("row"))
+        connection.execute(change, [self.describe(each, each in drawn) for each in boxes])
         connection.execute(delete(attempt).where(attempt.c.release == self.world.release))
         ledger = self.walked.ledger
-        for each, end in ledger.ends.items():
-            received = NOW + ledger.received[each]
-            self.add(connection, each, 2000, end.outcome, end.reason, received=received)
-        for each, began in ledger.open.items():
-            self.add(connection, each, 3000, None, None, received=NOW + began)
+        attempts = [
+            self.attempt(each, 2000, end.outcome, end.reason, NOW + ledger.received[each])
+            for each, end in ledger.ends.items()
+        ] + [
+            self.attempt(each, 3000, None, None, NOW + began) for each, began in ledger.open.items()
+        ]
+        if attempts:
+            connection.execute(insert(attempt), attempts)
 
     def describe(self, each: Box, is_drawn: bool) -> dict[str, Any]:
-        """Return the columns of a box."""
+        """Return the row of a box, and its columns."""
         end = self.walked.ledger.ends.get(each)
         is_new = end is not None and end.outcome == Outcome.UPDATED
         return {
+            "row": self.rows[each.home.number],
             "release": self.world.release if is_new else OLD,
             "install": "automatic" if each.home.is_automatic else "click",
             "waiting": None if is_drawn else "turn",
@@ -131,17 +133,10 @@ class TestSimulation(EngineCase):
             "due": NOW + each.due,
         }
 
-    def add(
-        self,
-        connection: Connection,
-        each: Box,
-        number: int,
-        outcome: str | None,
-        reason: str | None,
-        **columns: Any,
-    ) -> None:
-        """Add an attempt of a box."""
-        number += each.home.number
+    def attempt(
+        self, each: Box, number: int, outcome: str | None, reason: str | None, received: float
+    ) -> dict[str, Any]:
+        """Return the columns of an attempt of a box."""
         row = self.rows[each.home.number]
-        release = self.world.release
-        add_attempt(connection, row, outcome, reason, number=number, release=release, **columns)
+        columns = {"number": number + each.home.number, "release": self.world.release}
+        return attempt_values(row, outcome, reason, received=received, **columns)
