@@ -31,9 +31,9 @@ from tests.helpers.signed_metadata import Signed
 #: Enough that the rollout has three steps: 5 boxes, 20 %, 50 % and all.
 BOXES = 40
 
-#: Times of the engine are divided by this: a step lasts 2.2 seconds, and another server takes over
+#: Times of the engine are divided by this: a step lasts 1.1 seconds, and another server takes over
 #: after 2.
-SHORTENED = 40_000
+SHORTENED = 80_000
 
 pytestmark = WITH_POSTGRES
 
