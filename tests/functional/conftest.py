@@ -24,8 +24,19 @@ os.environ["OPQ_SYSTEMD"] = "no"
 #: These tests run in one process, because they share a PostgreSQL.
 WITH_POSTGRES = pytest.mark.xdist_group("postgres")
 
+#: The modules with the longest tests.
+_LONG = (
+    *("test_kill_at_every_write", "test_system_call_failures", "test_misbehaving_network"),
+    *("test_releasing", "test_documented_commands", "test_fleet_story"),
+)
+
 StartDaemon = Callable[..., processes.Server]
 StartBox = Callable[..., Awaitable[None]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, so that no process is alone with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in _LONG)
 
 
 @pytest.fixture
