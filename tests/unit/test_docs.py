@@ -198,6 +198,17 @@ class ContributingTests(SynchronousTestCase):
         self.assertRegex((ROOT / path).read_text(encoding="utf-8"), rf"def test_\w*{word}")
 
 
+class ChangesTests(SynchronousTestCase):
+    """The lines for the changelog."""
+
+    def test_one_line_each(self) -> None:
+        """Each file has a name that towncrier knows, which leaves out others, and one sentence."""
+        files = {*(ROOT / "changes").iterdir()} - {ROOT / "changes" / "template.md"}
+        for path in files:
+            self.assertRegex(path.name, r"\A[0-9]+\.(feature|bugfix)(\.[0-9]+)?\.md\Z")
+            self.assertRegex(path.read_text(encoding="utf-8"), r"\A\S.*[.`]\n\Z", path.name)
+
+
 class ArchitectureTests(SynchronousTestCase):
     """What docs/architecture.md says of the sources."""
 
