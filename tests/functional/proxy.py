@@ -78,6 +78,11 @@ class Message:
         return evolve(self, headers=(*others, *((name, value) for value in values)))
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the body of a request has arrived."""
+        return len(self.body) >= int(self.get("Content-Length") or 0)
+
+    @property
     def head(self) -> bytes:
         """The bytes before the body."""
         lines = [self.first, *(f"{name}: {value}" for name, value in self.headers), "", ""]
@@ -447,7 +452,7 @@ class Proxy(LoopbackServer):
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.server_port)
         asking = await connectProtocol(endpoint, _Asking())
         assert asking.transport is not None
-        asking.transport.write(request.having("Connection", "close").head)
+        asking.transport.write(request.having("Connection", "close").head + request.body)
         return Message.parse(await asking.answered)
 
     def __str__(self) -> str:
@@ -480,19 +485,23 @@ class _Passage(Protocol):
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
         self._request = b""
+        self._is_asked = False
         self._sending: Sending | None = None
         self._pieces: Iterator[bytes] = iter(())
         self._later: IDelayedCall | None = None
 
     def dataReceived(self, data: bytes) -> None:
-        asked = b"\r\n\r\n" in self._request
         self._request += data
-        if b"\r\n\r\n" in self._request and not asked:
-            Deferred.fromCoroutine(self._answer())
+        if self._is_asked or b"\r\n\r\n" not in self._request:
+            return
+        request = Message.parse(self._request)
+        if request.is_whole:
+            self._is_asked = True
+            Deferred.fromCoroutine(self._answer(request))
 
-    async def _answer(self) -> None:
+    async def _answer(self, request: Message) -> None:
         try:
-            sending = await self._proxy.answer(Message.parse(self._request))
+            sending = await self._proxy.answer(request)
         except ConnectError:
             self.transport.abortConnection()
             return
@@ -517,7 +526,7 @@ class _Passage(Protocol):
 
     def _end(self, end: End) -> None:
         if end is End.KEEP:
-            self._request = b""
+            self._request, self._is_asked = b"", False
         elif end is End.CLOSE:
             self.transport.loseConnection()
         elif end is End.RESET:
