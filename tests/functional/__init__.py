@@ -1,1 +1,1 @@
-"""Functional tests: real `twistd` processes, driven by real clients (pytest, pytest-twisted)."""
+"""Functional tests: real processes, driven by real clients (pytest, pytest-twisted)."""

@@ -66,9 +66,9 @@ def spawn() -> Iterator[Spawn]:
 
 @pytest.fixture
 def start(spawn: Spawn) -> StartDaemon:
-    """Start daemons of `twistd` on free ports; they are stopped after the test."""
-    return lambda plugin, *options, **keywords: spawn(
-        *processes.twistd_command(plugin, *options), **keywords
+    """Start our daemons on free ports; they are stopped after the test."""
+    return lambda program, *options, **keywords: spawn(
+        *processes.daemon_command(program, *options), **keywords
     )
 
 

@@ -21,7 +21,9 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 
 ROOT = Path(__file__).parent.parent.parent
-TWISTD = str(Path(sys.executable).with_name("twistd"))
+#: The folder of our programs.
+PROGRAMS = Path(sys.executable).parent
+TWISTD = str(PROGRAMS / "twistd")
 
 #: Seconds after which a program counts as stuck if it does not do what a test waits for.
 TIMEOUT = 180
@@ -121,15 +123,14 @@ class Server(Daemon):
         return self
 
 
-def twistd_command(plugin: str, *options: object) -> list[str]:
+def daemon_command(program: str, *options: object) -> list[str]:
     """Give the command that runs one of our daemons on a free port."""
-    command = (TWISTD, "--nodaemon", "--pidfile=", plugin, "--port", "tcp:0:interface=127.0.0.1")
-    return [*command, *map(str, options)]
+    return [str(PROGRAMS / program), "--port", "tcp:0:interface=127.0.0.1", *map(str, options)]
 
 
-def twistd(plugin: str, *options: object) -> Server:
+def start_daemon(program: str, *options: object) -> Server:
     """Start one of our daemons on a free port."""
-    return Server(twistd_command(plugin, *options))
+    return Server(daemon_command(program, *options))
 
 
 def copy_sources(to: Path) -> Path:

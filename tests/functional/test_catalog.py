@@ -13,9 +13,9 @@ from tests.functional.conftest import StartDaemon
 from tests.functional.processes import (
     Server,
     curl,
+    daemon_command,
     require,
     succeed,
-    twistd_command,
     until,
     without_capabilities,
 )
@@ -143,7 +143,7 @@ async def test_link_to_another_directory(start: StartDaemon, updates: Path, tmp_
 async def test_permission_lost(spawn: StartDaemon, updates: Path) -> None:
     """Without permission `/` gets 503, and known versions are sent; permission restores all."""
     path = archive(updates, 1)
-    command = twistd_command("opq-update-server", "--updates-dir", updates, *SOON)
+    command = daemon_command("opq-update-server", "--updates-dir", updates, *SOON)
     server = await spawn(*without_capabilities(), *command).ready()
     await offers(server, 1)
     for mode in (0o000, 0o444, 0o111):
@@ -171,7 +171,7 @@ async def test_mounted_over(spawn: StartDaemon, updates: Path, tmp_path: Path) -
         require(program)
     archive(updates, 1)
     source = archive(tmp_path, 2)
-    command = twistd_command("opq-update-server", "--updates-dir", updates, *SOON)
+    command = daemon_command("opq-update-server", "--updates-dir", updates, *SOON)
     server = await spawn(*own_mounts(), *command).ready()
     await offers(server, 1)
     for _ in range(2):

@@ -18,10 +18,10 @@ from tests.functional.processes import (
     TIMEOUT,
     TWISTD,
     curl,
+    daemon_command,
     eventually,
     run,
     succeed,
-    twistd_command,
     without_capabilities,
 )
 from tests.functional.update_server import (
@@ -259,7 +259,7 @@ async def test_missing_directory(start: StartDaemon, tmp_path: Path) -> None:
 async def test_unreadable_directory(spawn: StartDaemon, updates: Path) -> None:
     """An unreadable directory ends the process with status 1 and a sentence."""
     os.chmod(updates, 0)
-    command = twistd_command("opq-update-server", "--updates-dir", updates)
+    command = daemon_command("opq-update-server", "--updates-dir", updates)
     server = spawn(*without_capabilities(), *command)
     await server.refuses_to_start(
         f"Cannot read the updates directory {updates}: Permission denied."

@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import TIMEOUT, Server, twistd, until
+from tests.functional.processes import TIMEOUT, Server, start_daemon, until
 from tests.helpers.archives import make_archive, make_large_archive
 
 #: A size in bytes: larger than the buffers between a server and a client.
@@ -39,7 +39,7 @@ async def started(start: StartDaemon, updates: Path, *options: object) -> Server
 @contextmanager
 def serving(updates: Path) -> Iterator[Server]:
     """Run a server for all tests of a module."""
-    server = pytest_twisted.blockon(Deferred.fromCoroutine(started(twistd, updates)))
+    server = pytest_twisted.blockon(Deferred.fromCoroutine(started(start_daemon, updates)))
     yield server
     pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
 
