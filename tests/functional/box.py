@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
-from tests.functional.processes import LoopbackServer, Server, curl, until
+from tests.functional.processes import PROGRAMS, LoopbackServer, Server, curl, until
 from tests.helpers.archives import make_archive
 
 Spawn = Callable[..., Server]
@@ -78,11 +78,9 @@ class Box:
         self.number = 7
         #: Additional environment variables of the agent.
         self.environment: dict[str, str] = {}
+        self._constants: dict[str, Any] = {}
         #: The command that starts the agent.
-        self.program: tuple[str, ...] = (
-            *(str(Path(sys.executable).with_name("twistd")), "--nodaemon", "--pidfile="),
-            "opq-box-agent",
-        )
+        self.program: tuple[str, ...] = (str(PROGRAMS / "opq-box-agent"),)
         folder.mkdir(exist_ok=True)
         self._reboot.write_text(
             # Stop only the agent that asked, because another may have been started since.
@@ -133,7 +131,15 @@ class Box:
 
     def report_promptly(self) -> None:
         """From now on, start an agent that reports within a second, also after failures."""
+        names = ("scheduler._FIRST_DELAY", "scheduler._FIRST_SPREAD")
+        more = ("delay._FIRST_BACKOFF", "delay._MAX_BACKOFF")
+        self.set_constants({f"report.{name}": 0.5 for name in (*names, *more)})
+
+    def set_constants(self, values: dict[str, Any]) -> None:
+        """From now on, start an agent with other values of constants, such as seconds of a wait."""
         self.program = (sys.executable, "-P", str(Path(__file__).with_name("prompt_agent.py")))
+        self._constants |= values
+        self.environment["OPQ_CONSTANTS"] = json.dumps(self._constants)
 
     def launch(self, *options: object) -> Server:
         """Start the agent's process."""

@@ -1,12 +1,16 @@
-"""The agent of a box, with short delays before its reports."""
+"""The agent of a box, with the constants that `Box.set_constants` chose."""
 
-from opq_twisted.box.report import delay, scheduler
+import json
+import os
+
+from twisted.python.reflect import namedModule
+
 from opq_twisted.cli.daemon import box_agent
 
-#: Seconds, instead of minutes.
-_DELAY = 0.5
-
 if __name__ == "__main__":
-    scheduler._FIRST_DELAY = scheduler._FIRST_SPREAD = _DELAY
-    delay._FIRST_BACKOFF = delay._MAX_BACKOFF = _DELAY
+    for name, value in json.loads(os.environ["OPQ_CONSTANTS"]).items():
+        module_name, _, constant = name.rpartition(".")
+        module = namedModule(f"opq_twisted.box.{module_name}")
+        assert hasattr(module, constant), name
+        setattr(module, constant, value)
     box_agent()

@@ -168,6 +168,8 @@ async def test_installs_at_once(
         key = write_key(tmp_path / "timestamp.pem", signed.keys["timestamp"])
         options += ["--timestamp-key", key]
     server = await start("opq-update-server", *options).ready()
+    delays = ("_LONG_POLL_DELAY", "_BUSY_DELAY")
+    box.set_constants({f"update.scheduler.{name}": 0.1 for name in delays})
     await box.start_with(server.url, install="automatic", check_every=3600, spread=0)
     await waits(server)
     before = await box.status()
@@ -376,6 +378,7 @@ async def test_hanging_script(begin_update: BeginUpdate, box: Box, tmp_path: Pat
         "#!/bin/sh\ntrap '' TERM\nsleep 300 &\n"
         f"echo $$ $! >{pids}.new; mv {pids}.new {pids}\nwait\n"
     )
+    box.set_constants({"install.processes.TERMINATION_GRACE": 0.5})
     await begin_update(script.encode(), install_timeout=1)
     assert "took too long and was ended" in await box.fails()
     await eventually(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
@@ -386,6 +389,7 @@ async def test_hanging_orphan(begin_update: BeginUpdate, box: Box, tmp_path: Pat
     """A script that hangs is killed even after its agent has been killed."""
     pids = tmp_path / "pids"
     script = f"#!/bin/sh\nsleep 300 &\necho $$ $! >{pids}.new; mv {pids}.new {pids}\nwait\n"
+    box.set_constants({"install.processes.TERMINATION_GRACE": 0.5})
     await begin_update(script.encode(), install_timeout=1)
     await eventually(pids.exists)
     await box.agent.stop(signal.SIGKILL)
@@ -417,6 +421,7 @@ async def test_script_kills_agent(
 @pytest_twisted.ensureDeferred
 async def test_reboot_command(begin_update: BeginUpdate, box: Box) -> None:
     """If the reboot command fails, a sentence asks the owner to reboot the box."""
+    box.set_constants({"update.workflow._REBOOT_DELAYS": [0.1, 0.1]})
     await begin_update(reboot_command=["/bin/false", "now"])
     reason = await box.fails()
     assert "The reboot command /bin/false now" in reason

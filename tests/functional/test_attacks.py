@@ -791,6 +791,7 @@ async def test_stopped_while_it_waits(field: Field) -> None:
     """A box looks once more right before it installs a release by itself."""
     inhibitor = field.box.prefix.with_name("inhibit-update")
     inhibitor.touch()
+    field.box.set_constants({"install.inhibitor._POLL_INTERVAL": 0.1})
     await field.starts(install="automatic", check_every=0.1, spread=0, inhibit_file=str(inhibitor))
     await field.box.shows(lambda status: "Waiting for a measurement" in status["message"])
     field.signed.timestamp(2, 1, fields=pace(ALL, HELD))

@@ -45,8 +45,11 @@ ARCHIVE = f"/update/{UpdateName(NEW)}"
 #: The seeds of the tried networks.
 SEEDS = range(SEED, SEED + (200 if TORTURE else 12))
 
-#: The number of networks with real agents, whose waits take their full time.
+#: The number of networks with real agents.
 AGENTS = 12 if TORTURE else 2
+
+#: Constants of real agents: the seconds between attempts without a new byte.
+PROMPT = {"download.resumable.RETRY_DELAYS": [0.1, 0.2, 0.4, 1, 3]}
 
 #: The bytes that may be fetched twice after an interruption.
 TWICE = 1_000_000
@@ -309,6 +312,7 @@ async def click(box: Box) -> bool:
 
 async def clicked(box: Box, site: Site, proxy: Proxy) -> Box:
     """Start a box that trusts the site, and click."""
+    box.set_constants(PROMPT)
     box.install(OLD)
     box.pin(site.root)
     box.configure(proxy.url)
@@ -340,6 +344,7 @@ async def test_agents(spawn: Spawn, make_proxy: MakeProxy, site: Site, tmp_path:
         proxy.plan = plan = Seeded(seed, QUICK, share=0.9, most=5)
         box = Box(spawn, tmp_path / f"box-{seed}")
         box.install(OLD)
+        box.set_constants(PROMPT)
         box.configure(proxy.url)
         if seed % 2:
             box.pin(site.root)

@@ -130,6 +130,8 @@ async def test_box(site: Site, box: Box) -> None:
     await site.starts()
     await site.orders(hold)
     await site.paces(Pace(RELEASE, ALL, HELD))
+    delays = ("_LONG_POLL_DELAY", "_BUSY_DELAY")
+    box.set_constants({f"update.scheduler.{name}": 0.1 for name in delays})
     await box.start_with(site.server.url, install="automatic", check_every=3600, spread=0)
     await box.shows(lambda status: "the operator has stopped it for now" in status["message"])
     assert not box.archives()
