@@ -33,7 +33,7 @@ from tests.helpers.torture import SEED, TORTURE, sample
 OLD, NEW, NEWER = 1500000000, 1600000000, 1700000000
 
 #: The number of tried faults of each release.
-FAULTS = 6
+FAULTS = 3
 
 #: The number of simultaneous boxes.
 WORKERS = 3
