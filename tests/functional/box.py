@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from opq_twisted.archive.name import UpdateName
 from opq_twisted.archive.release import Release
 from opq_twisted.box.download.archive_store import ArchiveStore
-from tests.functional.processes import PROGRAMS, LoopbackServer, Server, curl, until
+from tests.functional.processes import PROGRAMS, LoopbackServer, Server, curl, get, until
 from tests.helpers.archives import make_archive
 
 Spawn = Callable[..., Server]
@@ -172,9 +172,7 @@ class Box:
 
     async def status(self) -> dict[str, Any]:
         """Request the status of the box."""
-        code, body = await curl(f"{self.agent.url}/status")
-        assert code == 200
-        status: dict[str, Any] = json.loads(body)
+        status: dict[str, Any] = json.loads(await get(f"{self.agent.url}/status"))
         return status
 
     async def shows(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:

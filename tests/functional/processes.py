@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -17,6 +18,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ProcessProtocol, ServerFactory
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 
@@ -29,7 +31,7 @@ TWISTD = str(PROGRAMS / "twistd")
 TIMEOUT = 180
 
 #: Seconds between two readings of a value whose changes nobody announces.
-POLL_INTERVAL = 0.02
+POLL_INTERVAL = 0.05
 
 _Value = TypeVar("_Value")
 
@@ -180,6 +182,17 @@ async def curl(*arguments: str) -> tuple[int, str]:
     out = await succeed("curl", "-s", "-S", "-w", "\n%{http_code}", *arguments)
     body, _, code = out.rpartition("\n")
     return int(code), body
+
+
+async def get(url: str, data: bytes | None = None) -> bytes:
+    """Send a request with Python's own client: GET, or POST with the data."""
+
+    def fetch() -> bytes:
+        with urllib.request.urlopen(url, data, timeout=TIMEOUT) as response:
+            body: bytes = response.read()
+        return body
+
+    return await deferToThread(fetch)
 
 
 async def until(

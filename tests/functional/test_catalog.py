@@ -14,12 +14,13 @@ from tests.functional.processes import (
     Server,
     curl,
     daemon_command,
+    get,
     require,
     succeed,
     until,
     without_capabilities,
 )
-from tests.functional.update_server import archive, get, metrics, offers, started
+from tests.functional.update_server import archive, metrics, offers, started
 from tests.helpers.privileges import own_mounts
 
 #: A heartbeat later than the end of every test: changes are found without it.

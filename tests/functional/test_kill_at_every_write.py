@@ -39,9 +39,9 @@ from opq_twisted.common.errors import InvalidName
 from tests.functional.box import Box, Spawn
 from tests.functional.downloads import index_of
 from tests.functional.faults import Faults, Operation, build
-from tests.functional.processes import Server, some_at_a_time
+from tests.functional.processes import Server, get, some_at_a_time
 from tests.functional.proxy import Proxy
-from tests.functional.update_server import get, serving
+from tests.functional.update_server import serving
 from tests.helpers.archives import END, file, folder, layout, random_parts, write_pieces
 from tests.helpers.signed_metadata import Signed, channel
 from tests.helpers.torture import SEED, TORTURE, sample

@@ -22,15 +22,8 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import TIMEOUT, Server, curl, eventually, skip
-from tests.functional.update_server import (
-    archive,
-    descriptors,
-    get,
-    large_archive,
-    metrics,
-    started,
-)
+from tests.functional.processes import TIMEOUT, Server, curl, eventually, get, skip
+from tests.functional.update_server import archive, descriptors, large_archive, metrics, started
 
 DOWNLOAD = f"GET /update/{UpdateName(1)} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 

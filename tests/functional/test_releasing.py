@@ -18,9 +18,9 @@ from opq_twisted.trust.tuf_client import Fetched, Need, look_up
 from tests.functional.box import Spawn
 from tests.functional.conftest import StartDaemon
 from tests.functional.fleet import short_folder
-from tests.functional.processes import BUILDER, ROOT, Server, require, run
+from tests.functional.processes import BUILDER, ROOT, Server, get, require, run
 from tests.functional.release_tool import PROGRAM
-from tests.functional.update_server import get, started
+from tests.functional.update_server import started
 from tests.helpers.documentation import Block, blocks
 
 PAGE = ROOT / "docs" / "releasing.md"

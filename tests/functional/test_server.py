@@ -20,19 +20,12 @@ from tests.functional.processes import (
     curl,
     daemon_command,
     eventually,
+    get,
     run,
     succeed,
     without_capabilities,
 )
-from tests.functional.update_server import (
-    LARGE,
-    archive,
-    exchange,
-    get,
-    large_archive,
-    offers,
-    started,
-)
+from tests.functional.update_server import LARGE, archive, exchange, large_archive, offers, started
 from tests.helpers.archives import make_archive
 
 

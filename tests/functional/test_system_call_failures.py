@@ -24,8 +24,8 @@ from twisted.internet.task import deferLater
 from opq_twisted.archive.name import UpdateName
 from tests.functional.box import INSTALL, Box, Spawn, assert_clear
 from tests.functional.faults import Faults, Operation, build
-from tests.functional.processes import POLL_INTERVAL, TIMEOUT, Server, some_at_a_time
-from tests.functional.update_server import get, serving
+from tests.functional.processes import POLL_INTERVAL, TIMEOUT, Server, get, some_at_a_time
+from tests.functional.update_server import serving
 from tests.helpers.archives import make_pieces_archive, random_parts
 from tests.helpers.signed_metadata import Signed, channel
 from tests.helpers.torture import SEED, TORTURE, sample

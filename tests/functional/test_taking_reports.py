@@ -18,8 +18,8 @@ from opq_twisted.report.document import MAX_SIZE
 from opq_twisted.report.signature import sign
 from tests.functional.conftest import WITH_POSTGRES, StartDaemon
 from tests.functional.fleet import Reply, send_report
-from tests.functional.processes import TIMEOUT, Server, until
-from tests.functional.update_server import archive, get, metrics, offers, started
+from tests.functional.processes import TIMEOUT, Server, get, until
+from tests.functional.update_server import archive, metrics, offers, started
 from tests.helpers.postgres import Postgres
 from tests.helpers.reporting_box import NEW, ReportingBox, attempt
 

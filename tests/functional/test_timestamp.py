@@ -13,8 +13,8 @@ from twisted.internet.threads import deferToThread
 from opq_twisted.trust import keys
 from tests.functional.conftest import StartDaemon
 from tests.functional.nginx import Answer, ask, cached
-from tests.functional.processes import Server, curl, until
-from tests.functional.update_server import archive, get, metrics, started
+from tests.functional.processes import Server, curl, get, until
+from tests.functional.update_server import archive, metrics, started
 from tests.helpers.signed_metadata import Signed, channel, make_key, write_key
 
 RELEASE = 1547860803

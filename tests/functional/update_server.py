@@ -2,7 +2,6 @@
 
 import os
 import socket
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from twisted.internet.threads import deferToThread
 
 from opq_twisted.archive.name import UpdateName
 from tests.functional.conftest import StartDaemon
-from tests.functional.processes import TIMEOUT, Server, start_daemon, until
+from tests.functional.processes import TIMEOUT, Server, get, start_daemon, until
 from tests.helpers.archives import make_archive, make_large_archive
 
 #: A size in bytes: larger than the buffers between a server and a client.
@@ -42,17 +41,6 @@ def serving(updates: Path) -> Iterator[Server]:
     server = pytest_twisted.blockon(Deferred.fromCoroutine(started(start_daemon, updates)))
     yield server
     pytest_twisted.blockon(Deferred.fromCoroutine(server.stop()))
-
-
-async def get(url: str, data: bytes | None = None) -> bytes:
-    """Send a request with Python's own client: GET, or POST with the data."""
-
-    def fetch() -> bytes:
-        with urllib.request.urlopen(url, data, timeout=TIMEOUT) as response:
-            body: bytes = response.read()
-        return body
-
-    return await deferToThread(fetch)
 
 
 async def exchange(server: Server, request: bytes) -> bytes:
