@@ -12,8 +12,8 @@ from tests.functional.box import Spawn
 from tests.functional.processes import ROOT, TIMEOUT, copy_sources, skip
 from tests.helpers.torture import TORTURE
 
-#: The options of `pip`; most of what it would compile is never imported.
-LOCKED = ("--no-compile", "--require-hashes", "--no-deps")
+#: The options of `pip` for a file with hashes.
+LOCKED = ("--require-hashes", "--no-deps")
 
 #: Makes a source distribution in a folder.
 MAKE_SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
