@@ -45,6 +45,9 @@ class Relay:
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._target))
+                for end in (client, server):
+                    # The two ends decide how long a short packet waits, not the relay.
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for each in ((client, server, self._ask), (server, client, self._answer)):
                     threading.Thread(target=_pump, args=each, daemon=True).start()
 
