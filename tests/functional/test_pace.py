@@ -149,7 +149,7 @@ async def test_database_lost(site: Site) -> None:
     site.database.unlink()
     site.signed.publish(2, site.archive)
     await site.server.says(SIGNED.format(2, "the old one names snapshot 1"))
-    await site.server.says("The pace of the rollouts is not known: .*fleet.db is not there")
+    await site.server.says("The pace of the rollouts is not known: .*fleet.db is missing")
     await site.paces(held)
     await site.server.stop()
     await site.starts(database=False)
