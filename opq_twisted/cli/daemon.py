@@ -1,6 +1,5 @@
 """`opq-update-server` and `opq-box-agent`: run a plugin of twistd in the foreground."""
 
-import gc
 import sys
 
 from twisted.application.service import IServiceMaker
@@ -34,12 +33,7 @@ def box_agent() -> None:
 
 
 def _run(module: str) -> None:
-    # The options load nearly all modules, which stay. Looking for garbage among what they make
-    # would take a tenth of the time of a start.
-    gc.disable()
     plugin = namedAny(f"twisted.plugins.{module}.{module}")
     options = _Options(plugin)
     options.parseOptions(["--nodaemon", "--pidfile=", plugin.tapname, *sys.argv[1:]])
-    gc.freeze()
-    gc.enable()
     runApp(options)
