@@ -24,8 +24,8 @@ _T = TypeVar("_T")
 _REPLACED = "The file of the fleet's database was replaced just now."
 
 _MIGRATE = (
-    "The tables of the fleet's database are those of an older program. "
-    "Migrate it: opq-fleet migrate --fleet-db URL."
+    "The fleet's database has no tables, or those of an older program. "
+    "Make or migrate them: opq-fleet migrate --fleet-db URL."
 )
 
 
