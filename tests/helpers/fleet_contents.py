@@ -426,8 +426,8 @@ OVERVIEWS: Mapping[str, Content] = {
     "asking": overview(
         channels=[
             _waiting(
-                "7 of 224 boxes are bad (unhealthy-service 7), 208 well, 9 under way. That is more "
-                "than 3 %, and too little to hold it: somebody has to decide.",
+                "7 of 224 boxes are bad (unhealthy-service 7), 208 well, 9 under way. That is 3 % "
+                "or more, but not enough for a hold: somebody has to decide.",
                 action="ask",
                 bad=7,
                 well=208,

@@ -136,8 +136,8 @@ def _doubt(evidence: Evidence) -> str:
         return "No box has confirmed it: somebody has to decide."
     if evidence.unclear:
         return (
-            "If the silent boxes are bad, too many are; without them, too few for a hold: somebody "
-            "has to decide."
+            "If the silent boxes are bad, too many boxes are bad to widen the rollout, but not "
+            "enough for a hold: somebody has to decide."
         )
     middle = percent(round(evidence.test.middle * 10_000))
     return f"That is {middle} or more, but not enough for a hold: somebody has to decide."
