@@ -27,7 +27,8 @@ Enrolment = Literal["open", "token", "closed"]
 #:
 #:   off      A new release goes to all boxes for which it was signed. The engine does not run.
 #:   observe  The same, but the engine judges the rollout, and says what it would do.
-#:   ask      A new release begins at the first step. The engine holds it, and asks to widen it.
+#:   ask      A new release begins at the first step. The engine holds it if it is bad, and asks a
+#:            person to widen it.
 #:   auto     The same, but the engine also widens it.
 Rollouts = Literal["off", "observe", "ask", "auto"]
 

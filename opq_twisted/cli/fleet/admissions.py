@@ -9,7 +9,7 @@ from attrs import frozen
 from opq_twisted.common.errors import OpqError
 from opq_twisted.common.strict_json import MAX_NUMBER
 
-#: The limits of bytes and lines of the file.
+#: The limits of the bytes and of the lines of the file.
 _MAX_SIZE = 1 << 20
 _MAX_LINES = 10_000
 

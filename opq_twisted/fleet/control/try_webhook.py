@@ -21,6 +21,7 @@ class WebhookTestResource(PlainResource):
     def __init__(self, poster: Poster | None, now: Callable[[], float]) -> None:
         """
         Make the resource.
+
         :param poster: None if the server has no webhook.
         :param now: gives seconds since the epoch.
         """

@@ -1,4 +1,4 @@
-"""Tells operators, once each, that a channel has fallen silent, or that new keys have come in."""
+"""Tells operators when a channel falls silent or is heard again, and when new keys come in."""
 
 from sqlalchemy import Connection, func, select
 

@@ -31,7 +31,7 @@ _PROMISE = 86400.0
 #: If fewer boxes are missing, the network does not count as the cause.
 _LEAST_MISSING = 3
 
-#: Reports that came within this part of the slack are counted together.
+#: The slack is divided into so many parts; reports that came in the same one are counted together.
 _PARTS = 12
 
 

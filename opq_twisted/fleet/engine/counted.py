@@ -1,4 +1,4 @@
-"""Counts the boxes of a rollout: their results, those whose turn it is, and the late ones."""
+"""Counts the boxes of a rollout by their results, their turn, and the time when they began."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -99,8 +99,8 @@ def count_drawn(
     Return two numbers: the boxes whose turn has come, and those of them that have ended an attempt.
 
     A box counts if it was seen in this step, and has an attempt to install the release or would
-    begin one by itself: it installs automatically, and does not wait for its turn. Boxes with a
-    newer release are left out.
+    begin one by itself: it installs automatically, and neither waits for its turn nor for the end
+    of a hold. Boxes with a newer release are left out.
 
     :param counts: the condition for the keys that count.
     """
@@ -120,8 +120,8 @@ def count_drawn(
         or_(box.c.release.is_(None), box.c.release <= each.release),
         or_(runs, would_try, failed, under_way),
     )
-    drawn, through = connection.execute(query).one()
-    return drawn, int(through or 0)
+    drawn, ended = connection.execute(query).one()
+    return drawn, int(ended or 0)
 
 
 def count_too_early(

@@ -1,4 +1,4 @@
-"""Reads the outages of a channel: times in which the server could not hear its boxes."""
+"""Decides by the outages of a channel when its boxes count as silent or as missing."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Stores the outages: the times in which the server could not hear its boxes."""
+"""Stores and reads the outages: the times in which the server could not hear its boxes."""
 
 from collections.abc import Collection
 

@@ -63,7 +63,7 @@ def replace_silent(connection: Connection, successors: Sequence[Successor]) -> N
     """
     Let keys that have just reported replace silent keys with the same `box_id`.
 
-    - The old key must not have been admitted by an operator: about that one, operators decide.
+    - The old key must not have been admitted: only an operator can replace such a key.
     - It must have been silent for a day, and for all the time that the new key is known. So two
       boxes that both report are left as they are.
     - A new key replaces only keys with one `box_id`. Otherwise anybody could hide all silent boxes

@@ -1,4 +1,4 @@
-"""Finds the attempts whose boxes are silent: they were to install, and no report has come since."""
+"""Finds the attempts whose boxes have sent no report since they were about to install."""
 
 from collections.abc import Mapping
 

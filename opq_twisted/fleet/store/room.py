@@ -20,7 +20,7 @@ def require_room(connection: Connection, folder: Path) -> None:
     orders of operators, and often for the metadata that it signs.
 
     :param folder: the folder of the file.
-    :raises StoreUnavailable: if both are nearly full, or if the system reports no free space.
+    :raises StoreUnavailable: if both are nearly full, or if the folder cannot be used.
     """
     try:
         disk = os.statvfs(folder)

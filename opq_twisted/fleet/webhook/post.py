@@ -1,4 +1,4 @@
-"""Signs a message, and sends it to the receiver of the webhook over HTTP."""
+"""Sends a message to the receiver of the webhook over HTTP, with a signature."""
 
 import hashlib
 import hmac

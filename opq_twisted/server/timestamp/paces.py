@@ -30,7 +30,7 @@ _MAX_ENTRIES = 100
 
 @frozen
 class Paces:
-    """The entries of a timestamp by channel, and the problem with them."""
+    """The entries of a timestamp by channel, and the problems with them."""
 
     entries: Mapping[str, Pace] = Factory(dict)
     alerts: tuple[Alert, ...] = ()

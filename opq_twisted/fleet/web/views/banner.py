@@ -8,7 +8,7 @@ from attrs import frozen
 from opq_twisted.fleet.rollouts.steps import STEPS
 from opq_twisted.fleet.web.views import formats
 
-#: JSON.
+#: The JSON of a rollout, or a part of it.
 _Content = Mapping[str, Any]
 
 _OFF = (
