@@ -168,7 +168,7 @@ class KeyFolder:
             return None
         except (OSError, RepositoryError):
             raise ReleaseFailed(
-                f"{path} cannot be read: replace it by a root that you are sure is yours."
+                f"{path} cannot be read: replace it with the root that you know to be yours."
             ) from None
 
     def verify_roots(self, roots: Sequence[Metadata[Root]]) -> None:
@@ -211,7 +211,8 @@ class KeyFolder:
             return
         except (OSError, ValueError):
             raise ReleaseFailed(
-                f"{path} cannot be read: write the number of the last snapshot into it."
+                f"{path} cannot be read: write into it the number of the last snapshot that you "
+                "know."
             ) from None
         if snapshot.version < last:
             raise ReleaseFailed(

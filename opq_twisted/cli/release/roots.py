@@ -33,7 +33,7 @@ def init(options: argparse.Namespace) -> int:
     for role, path in options.public_key:
         public.setdefault(role, []).append(load_public(path))
     draft = signer.init(
-        options.root_keys, options.root_threshold, public, _of_timestamp(options, signer)
+        options.root_keys, options.root_threshold, public, _timestamp_passphrase(options, signer)
     )
     if options.root_threshold == 1:
         say(
@@ -73,7 +73,7 @@ def rotate(options: argparse.Namespace) -> int:
             list(dict.fromkeys(options.role)),
             public,
             options.replace and _key_id(options.replace),
-            _of_timestamp(options, signer),
+            _timestamp_passphrase(options, signer),
         )
     done = "The next root is in place."
     if moved := signer.key_folder.moved:
@@ -231,7 +231,7 @@ def _signer(options: argparse.Namespace, makes_keys: bool = False) -> RootSigner
     return RootSigner(Repository(options.updates_dir), keys, lambda: datetime.now(UTC))
 
 
-def _of_timestamp(options: argparse.Namespace, signer: RootSigner) -> Passphrase:
+def _timestamp_passphrase(options: argparse.Namespace, signer: RootSigner) -> Passphrase:
     return timestamp_passphrase(
         options.timestamp_passphrase_file, options.passphrase_file, signer.key_folder.passphrase
     )
