@@ -16,9 +16,10 @@ from opq_twisted.common.errors import ArchiveRefused
 #: raises `ArchiveRefused` unless the file is complete.
 Decompress = Callable[[BinaryIO], AbstractContextManager[BinaryIO]]
 
-#: The largest update, of 2 GiB, has fewer streams. Each stream of pbzip2 has at least 100 kB. The
-#: builder makes short streams only before a large file, at most two of them, and at the end of a
-#: component. So any three streams in a row have at least 128 KiB, and thousands of components fit.
+#: The largest update, of 2 GiB, has fewer streams. Each stream of pbzip2 has at least 100 kB. Any
+#: three streams of the builder in a row have at least 128 KiB, because it makes at most two short
+#: ones before a large file. There are two exceptions: 100,000 small files may make 10,000 short
+#: streams, and each component may end with one. So thousands of components fit.
 MAX_STREAMS = 1 << 16
 
 _READ = 1 << 20

@@ -16,8 +16,8 @@ from opq_twisted.common import files
 #: readers of the archive find the same pieces.
 MAGIC = b"BZh91AY&SY"
 
-#: An archive with more pieces has no index. The builder makes half as many from 2 GiB
-#: of compressed files. It cuts only very many small ones more finely.
+#: An archive with more pieces has no index. The builder makes half as many from 2 GiB of compressed
+#: files, and more only from very many small files.
 MAX_PIECES = 16_384
 
 #: Bytes of an index as JSON; `MAX_PIECES` pieces fit.
