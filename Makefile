@@ -37,7 +37,7 @@ $(DEVELOPING) $(DOCUMENTING) $(OPERATING): .venv/.ready-%: requirements-%.txt $(
 	@$(PIP_INSTALL) --requirement $<
 	@touch $@
 
-# CLICK=1 needs no person. FLEET=1: a good release walks through a fleet, and a bad one is held.
+# CLICK=1 needs no person. FLEET=1: a good release is rolled out to a fleet, and a bad one is held.
 demo: $(READY) $(if $(FLEET),$(OPERATING)) ## Let a box in a folder install an update; with FLEET=1 25 small boxes
 	@.venv/bin/python -m demo $(if $(FLEET),--fleet) $(if $(CLICK),--click)
 

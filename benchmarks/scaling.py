@@ -8,9 +8,9 @@ FLEETS = (1_000, 100_000, 1_000_000)
 #: connections at a server.
 WAITING, CONNECTIONS = 5_600, 15_000
 
-#: Seconds between two checks, between two reports on a quiet day, and between two while a release
-#: walks: 23 hours and 2 hours, give or take half an hour.
-CHECK, QUIET, WALKING = 3_600, 23 * 3_600, 2 * 3_600
+#: Seconds between two checks, between two reports on a quiet day, and between two during a
+#: rollout: 23 hours and 2 hours, give or take half an hour.
+CHECK, QUIET, ROLLOUT = 3_600, 23 * 3_600, 2 * 3_600
 
 #: Boxes begin to report an announcement within the spread of their checks and their reports.
 ANNOUNCED = 60
@@ -40,17 +40,17 @@ ROWS: tuple[tuple[str, Callable[[int], str]], ...] = (
     ("server processes for them", lambda boxes: f"{-(-boxes // CONNECTIONS):,}"),
     ("checks a second", lambda boxes: rate(boxes / CHECK)),
     ("reports a second on a quiet day", lambda boxes: rate(boxes / QUIET)),
-    ("reports a second while a release walks", lambda boxes: rate(boxes / WALKING)),
+    ("reports a second during a rollout", lambda boxes: rate(boxes / ROLLOUT)),
     ("reports a second in the minute after an announcement", lambda boxes: rate(boxes / ANNOUNCED)),
     (
-        "cores for the reports while a release walks",
-        lambda boxes: " to ".join(f"{boxes / WALKING * each:.4f}" for each in CPU),
+        "cores for the reports during a rollout",
+        lambda boxes: " to ".join(f"{boxes / ROLLOUT * each:.4f}" for each in CPU),
     ),
     (
-        "traffic of the reports while a release walks",
-        lambda boxes: f"{size(boxes / WALKING * REPORT)}/s",
+        "traffic of the reports during a rollout",
+        lambda boxes: f"{size(boxes / ROLLOUT * REPORT)}/s",
     ),
-    ("log of PostgreSQL meanwhile", lambda boxes: f"{size(boxes / WALKING * LOG)}/s"),
+    ("log of PostgreSQL meanwhile", lambda boxes: f"{size(boxes / ROLLOUT * LOG)}/s"),
     ("database after 12 releases, SQLite", lambda boxes: size(boxes * SQLITE)),
     ("database after 12 releases, PostgreSQL", lambda boxes: size(boxes * POSTGRESQL)),
     ("step of 50 %, whole archives", lambda boxes: transfer(boxes / 2 * ARCHIVE)),

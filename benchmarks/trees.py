@@ -11,7 +11,7 @@ from opq_twisted.archive.build.contents import Contents, File, find_file, find_s
 from opq_twisted.archive.build.pack import pack
 from opq_twisted.archive.name import INSTALL_SCRIPT, UpdateName
 
-#: The name of an archive that is alone.
+#: The name of the archive in benchmarks that need only one.
 UPDATE = UpdateName(1600000000)
 
 _MEGABYTE = 1_000_000

@@ -15,7 +15,7 @@ def make_release(
     version: int, folder: Path, numbers: Sequence[int], shares: Sequence[float]
 ) -> Path:
     """
-    Make a release whose first steps have their shares of the boxes, to less than one box.
+    Make a release whose first steps have their shares of the boxes, give or take less than one box.
 
     The SHA-256 of the archive decides which boxes are in a step. In a small fleet, 20 % may be no
     box at all, so archives are made until the numbers are right.
