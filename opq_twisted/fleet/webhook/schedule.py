@@ -54,7 +54,7 @@ class Message:
 
 
 @frozen
-class Attempted:
+class SendResult:
     """The result of an attempt to send a message."""
 
     message: Message
@@ -79,15 +79,15 @@ def claim(connection: Connection, now: float) -> Message | None:
     return None if row is None else _begin(connection, row, now)
 
 
-def settle(connection: Connection, attempted: Attempted, now: float) -> None:
+def settle(connection: Connection, result: SendResult, now: float) -> None:
     """Delete a message that was delivered or had its last attempt; otherwise postpone it."""
-    message = attempted.message
+    message = result.message
     # SQLite may have given the number of a deleted row to another message.
     which = and_(notice.c.id == message.row, notice.c.body == message.body)
-    if attempted.is_delivered or message.is_last_try:
+    if result.is_delivered or message.is_last_try:
         connection.execute(delete(notice).where(which))
-    elif attempted.retry_after:
-        pause = max(PAUSES[message.tries - 1], min(attempted.retry_after, _LONGEST))
+    elif result.retry_after:
+        pause = max(PAUSES[message.tries - 1], min(result.retry_after, _LONGEST))
         connection.execute(update(notice).where(which).values(next_at=now + pause))
 
 

@@ -16,8 +16,8 @@ from opq_twisted.fleet.webhook.post import NotAccepted, Poster
 from opq_twisted.fleet.webhook.schedule import (
     MAX_TRIES,
     MAX_WAITING,
-    Attempted,
     Message,
+    SendResult,
     claim,
     drop,
     settle,
@@ -59,7 +59,7 @@ class Sender(Heartbeat):
         self._poster = poster
         self._now = now
         #: The result of the last attempt, until it is stored in the database.
-        self._attempted: Attempted | None = None
+        self._last_result: SendResult | None = None
         self._request: Deferred[None] | None = None
         #: Fires at the end of the run that is under way.
         self._idle: Deferred[None] | None = None
@@ -94,13 +94,13 @@ class Sender(Heartbeat):
 
     async def _next_message(self) -> Message | None:
         """Store the result of the last attempt, and return the message that is due."""
-        if not (self.running or self._attempted):
+        if not (self.running or self._last_result):
             return None
-        now, attempted = self._now(), self._attempted
+        now, result = self._now(), self._last_result
 
         def change(connection: Connection) -> _Next:
-            if attempted is not None:
-                settle(connection, attempted, now)
+            if result is not None:
+                settle(connection, result, now)
             return drop(connection, now), claim(connection, now) if self.running else None
 
         try:
@@ -108,7 +108,7 @@ class Sender(Heartbeat):
         except StoreUnavailable as error:
             self._note_store(error)
             return None
-        self._attempted = None
+        self._last_result = None
         self._note_store(None)
         self._note_dropped(dropped)
         return message
@@ -127,14 +127,14 @@ class Sender(Heartbeat):
             self._request = None
 
     def _note_delivery(self, message: Message) -> None:
-        self._attempted = Attempted(message, is_delivered=True)
+        self._last_result = SendResult(message, is_delivered=True)
         self.results["delivered"] += 1
         if not self.is_up:
             self._log.info("The webhook {name} accepts messages again.", name=self._name)
         self.is_up = True
 
     def _note_failure(self, message: Message, error: NotAccepted) -> None:
-        self._attempted = Attempted(message, is_delivered=False, retry_after=error.retry_after)
+        self._last_result = SendResult(message, is_delivered=False, retry_after=error.retry_after)
         self.results["failed"] += 1
         if self.is_up:
             self._log.warn(

@@ -8,8 +8,8 @@ from opq_twisted.fleet.webhook.schedule import (
     MAX_TRIES,
     MAX_WAITING,
     PAUSES,
-    Attempted,
     Message,
+    SendResult,
     claim,
     drop,
     settle,
@@ -33,8 +33,8 @@ class ScheduleTests(StoreCase):
         assert message is not None
         return message
 
-    def settle(self, ended: Attempted, at: float = NOW) -> None:
-        self.write(lambda store: settle(store, ended, at))
+    def settle(self, result: SendResult, at: float = NOW) -> None:
+        self.write(lambda store: settle(store, result, at))
 
     def drop(self, at: float = NOW) -> int:
         return self.write(lambda store: drop(store, at))
@@ -72,7 +72,7 @@ class ScheduleTests(StoreCase):
         for number in range(1, MAX_TRIES + 1):
             message = self.claimed(at)
             self.assertEqual(message.tries, number)
-            self.settle(Attempted(message, is_delivered=False), at)
+            self.settle(SendResult(message, is_delivered=False), at)
             begun.append(at)
             if number < MAX_TRIES:
                 self.assertIsNone(self.claim(at + PAUSES[number - 1] - 1))
@@ -86,7 +86,7 @@ class ScheduleTests(StoreCase):
         self.put("second")
         first = self.claimed()
         self.assertIn("first", first.body)
-        self.settle(Attempted(first, is_delivered=True))
+        self.settle(SendResult(first, is_delivered=True))
         self.assertIn("second", self.claimed().body)
         self.assertEqual(self.count(), 1)
 
@@ -94,11 +94,11 @@ class ScheduleTests(StoreCase):
         """The end of a message that was deleted does not delete another one with its number."""
         self.put("first")
         first = self.claimed()
-        self.settle(Attempted(first, is_delivered=True))
+        self.settle(SendResult(first, is_delivered=True))
         self.put("second")
         renumber = update(notice).values(id=first.row)
         self.write(lambda store: store.execute(renumber))
-        self.settle(Attempted(first, is_delivered=True))
+        self.settle(SendResult(first, is_delivered=True))
         self.assertEqual(self.count(), 1)
 
     def test_retry_after(self) -> None:
@@ -106,9 +106,9 @@ class ScheduleTests(StoreCase):
         for wanted, pause in ((5.0, 60.0), (900.0, 900.0), (1e9, 7200.0)):
             self.put()
             message = self.claimed()
-            self.settle(Attempted(message, is_delivered=False, retry_after=wanted))
+            self.settle(SendResult(message, is_delivered=False, retry_after=wanted))
             self.assertIsNone(self.claim(NOW + pause - 1))
-            self.settle(Attempted(self.claimed(NOW + pause), is_delivered=True))
+            self.settle(SendResult(self.claimed(NOW + pause), is_delivered=True))
 
     def test_new_before_old(self) -> None:
         """A new message does not wait behind those that failed."""
