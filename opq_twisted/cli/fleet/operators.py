@@ -1,4 +1,4 @@
-"""The commands of `opq-fleet` that change who may use the page; no server need run."""
+"""The commands of `opq-fleet` about who may use the page; no server need run."""
 
 import argparse
 import os
