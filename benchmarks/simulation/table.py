@@ -8,7 +8,7 @@ from benchmarks.simulation.scenarios import Scenario
 
 HEAD = (
     "| fleet and release | rule | held | wrongly | bad boxes when held | boxes that began it | "
-    "in the first step | asked | days of the walk |\n"
+    "in the first step | asked | days to all boxes |\n"
     "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 
