@@ -93,4 +93,4 @@ class TestRoom(StoreCase):
         if not self.on_postgresql:
             Path(self.url.removeprefix("sqlite:///")).unlink()
             failure = self.failureResultOf(self.database.write_with_room(add), StoreUnavailable)
-            self.assertIn("not there any more", str(failure.value))
+            self.assertIn("is missing", str(failure.value))
