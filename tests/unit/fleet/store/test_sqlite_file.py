@@ -87,7 +87,7 @@ class TestStart(SynchronousTestCase):
     def test_no_database(self) -> None:
         """A file with something else in it is left as it is."""
         self.path.write_bytes(b"A letter to my aunt.\n" * 1000)
-        sentence = f"file is not a database. Look at {self.path}, or restore a backup."
+        sentence = f"file is not a database. Check {self.path}, or restore a backup."
         self.assertIn(sentence, self.refusal(self.path))
         self.assertEqual(self.path.read_bytes(), b"A letter to my aunt.\n" * 1000)
 
