@@ -22,11 +22,19 @@ _Case = TypeVar("_Case", bound=type)
 
 #: Deletes all rows, also those of the audit, which a trigger keeps, and whoever uses the tables.
 _EMPTY = f"""
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid();
 SET session_replication_role = replica;
 {"".join(f"DELETE FROM {name};" for name in metadata.tables)}
 SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'
+"""
+
+#: Tests that change the tables of all others, instead of those of their own, fail.
+_KEEP_TABLES = """
+CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION 'tests that change tables need changes_tables = True'; END
+$$;
+CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION refuse()
 """
 
 #: Those of the first engines, which have asked the database for its version.
@@ -114,7 +122,9 @@ def _template() -> str:
 def _shared() -> "tuple[str, psycopg.Connection[Any]]":
     server = shared_postgres()
     name = server.new_database(_template())
-    return name, psycopg.connect(server.url(name), autocommit=True)
+    connection = psycopg.connect(server.url(name), autocommit=True)
+    connection.execute(_KEEP_TABLES)
+    return name, connection
 
 
 def _emptied() -> str:
