@@ -13,7 +13,7 @@ from tests.helpers.project import PROJECT
 
 #: Reads a line for each run, and writes a line with its exit status.
 _SERVER = """
-import gc, importlib, json, os, runpy, sys
+import gc, importlib, json, os, runpy, signal, sys
 for name in sys.argv[1:]:
     importlib.import_module(name)
 # No run has to look through all that is imported.
@@ -22,6 +22,8 @@ for line in sys.stdin:
     program, arguments, environment, out, err = json.loads(line)
     pid = os.fork()
     if not pid:
+        # A program that hangs fails its test.
+        signal.alarm(120)
         for path, number in ((os.devnull, 0), (out, 1), (err, 2)):
             os.dup2(os.open(path, os.O_RDWR), number)
         os.environ.clear()
