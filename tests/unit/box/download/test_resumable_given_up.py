@@ -5,7 +5,6 @@ from functools import partial
 
 from opq_twisted.box.download import resumable as module
 from opq_twisted.box.download.part_file import is_joined
-from opq_twisted.box.download.resumable import RETRY_DELAYS
 from opq_twisted.box.download.verify import Content
 from opq_twisted.box.network.body import MAX_DURATION
 from opq_twisted.common.errors import ServerFailed
@@ -19,6 +18,9 @@ from tests.unit.box.download.test_resumable import (
     FetchCase,
     rest,
 )
+
+#: Seconds between attempts without a new byte, as in docs/protocol.md.
+RETRY_DELAYS = (1.0, 2.0, 4.0, 10.0, 30.0)
 
 
 class GivenUpTests(FetchCase):
