@@ -304,7 +304,9 @@ class TestWheels(BuilderTest):
         unpacked = self.folder / "unpacked"
         unpack(self.output / result.stdout.strip(), unpacked, 7, reserve=0)
         prefix = self.folder / "opq"
-        environment = {"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull}
+        # Whoever uses the network nevertheless finds nothing there.
+        nowhere = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https")}
+        environment = {"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull, **nowhere}
         box = {"OPQ_PREFIX": str(prefix), "OPQ_SYSTEMD": "no", "OPQ_PYTHON": sys.executable}
         run = partial(subprocess.run, capture_output=True, text=True, cwd="/")
         installed = run([unpacked / "install_update.sh"], env=environment | box)
