@@ -67,7 +67,10 @@ ELSEWHERE = {
     "opq-box forgive 1547860803": (_OPERATOR, '"forgive", '),
     "./install_update.sh --check": ("tests/unit/deploy/test_install_script.py", '"--check"'),
     "./install_update.sh --help": ("tests/unit/deploy/test_install_script.py", '"--help"'),
-    "python3 -m venv ../opq-release && . ../opq-release/bin/activate": (_PACKAGING, '"venv"'),
+    "python3 -m venv ../opq-release && . ../opq-release/bin/activate": (
+        _PACKAGING,
+        '"-m", "venv"',
+    ),
     "python3 -I -m venv /opt/opq-update-server": (_PACKAGING, '"-I", "-m", "venv"'),
     "/opt/opq-update-server/bin/pip install --require-hashes --no-deps -r requirements.lock "
     "-r requirements-build.lock": (
