@@ -16,7 +16,7 @@ TORTURE = bool(os.environ.get("TORTURE"))
 SEED = int(os.environ.get("SEED", "0"))
 
 #: Hypothesis tries this many times as many examples under torture.
-_MORE_EXAMPLES = 20
+_MORE_EXAMPLES = 40
 
 _Case = TypeVar("_Case")
 
