@@ -68,7 +68,10 @@ class UpdaterCase(SynchronousTestCase):
         """Let the box not be rebooted, however often it is asked."""
         for pause in (2, 10, 0):
             self.bench.steps.fail(RebootFailed(words))
-            self.bench.clock.advance(pause)
+            asked = self.bench.steps.names.count("reboot")
+            self.bench.clock.advance(pause / 2)
+            self.assertEqual(self.bench.steps.names.count("reboot"), asked)
+            self.bench.clock.advance(pause / 2)
 
     def fail_with(self, error: Exception) -> None:
         """Let the step that is under way fail."""

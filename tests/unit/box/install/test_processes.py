@@ -104,12 +104,14 @@ class ProgramsTests(ChildrenCase):
         self.assertEqual(str(ended), "took too long and was ended")
 
     async def test_timeout_kills(self) -> None:
-        """A program that ignores SIGTERM is killed after a grace period."""
+        """A program that ignores SIGTERM is killed ten seconds later."""
         running = self.run_shell("trap '' TERM; echo; sleep 1000")
         await self.children.wait("said")
         self.clock.advance(60)
         self.assertNoResult(running)
-        self.clock.advance(TERMINATION_GRACE)
+        [alarm] = self.clock.getDelayedCalls()
+        self.assertEqual(alarm.getTime() - self.clock.seconds(), 10)
+        self.clock.advance(10)
         await self.children.wait("ended")
         ended = await running
         self.assertEqual((ended.status, ended.timed_out), (-signal.SIGKILL, True))
