@@ -3,9 +3,7 @@
 import contextlib
 import hashlib
 import os
-from bisect import bisect_right
 from collections.abc import Callable
-from itertools import islice
 from typing import BinaryIO
 
 from attrs import define
@@ -14,8 +12,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from opq_twisted.archive.delta import MAX_COPIED, MIN_SIZE, Copy, Delta, compare
-from opq_twisted.archive.pieces import MAX_INDEX, Index, NoIndex, Piece, read_index
+from opq_twisted.archive.delta import MIN_SIZE, Copy, Delta, compare
+from opq_twisted.archive.pieces import MAX_INDEX, Index, NoIndex, read_index
 from opq_twisted.archive.sizes import MAX_ARCHIVE
 from opq_twisted.box.download.archive_store import ArchiveStore
 from opq_twisted.box.download.verify import Content, InThread, read_in_thread
@@ -43,8 +41,6 @@ class Assembly:
     #: The promised size and hashes of the new archive.
     content: Content
     delta: Delta
-    #: The pieces of the new archive.
-    _pieces: tuple[Piece, ...]
     _source: BinaryIO
     _in_thread: InThread
     #: Pieces that have rotted so far.
@@ -67,24 +63,6 @@ class Assembly:
             if self._rotten == _MAX_ROTTEN:
                 self.abandon(copy.start)
         return data
-
-    def count_intact(self, fd: int, certain: int, found: int) -> int:
-        """
-        Count the bytes at the beginning of a part file of the new archive that are as they should.
-
-        :param certain: so many are; those after them are hashed, one piece after the other.
-        :param found: the size of the part file.
-        """
-        number = bisect_right(self._pieces, certain, key=lambda piece: piece.start) - 1
-        for piece in islice(self._pieces, max(number, 0), None):
-            if (
-                piece.end > found
-                or piece.length > MAX_COPIED
-                or not _read_at(fd, piece, piece.start)
-            ):
-                break
-            certain = piece.end
-        return certain
 
     def abandon(self, offset: int) -> None:
         """Fetch everything from this offset of the new archive on."""
@@ -183,7 +161,7 @@ async def _compare(
         return None
     # Without signed hashes the box trusts the server, and the index is as good as its Repr-Digest.
     content = Content(index.size, expected.hashes or {"sha256": index.sha256})
-    return Assembly(content, delta, index.pieces, source, in_thread)
+    return Assembly(content, delta, source, in_thread)
 
 
 def _read_index(fd: int, check_cancelled: Callable[[], object]) -> Index:
@@ -196,14 +174,10 @@ def _read_index(fd: int, check_cancelled: Callable[[], object]) -> Index:
 def _read(fd: int, copy: Copy) -> bytes | None:
     """Read a piece; None if it is not what it was."""
     try:
-        return _read_at(fd, copy.piece, copy.source)
+        data = os.pread(fd, copy.piece.length, copy.source)
     finally:
         os.close(fd)
-
-
-def _read_at(fd: int, piece: Piece, offset: int) -> bytes | None:
-    data = os.pread(fd, piece.length, offset)
-    return data if hashlib.sha256(data).digest() == piece.digest else None
+    return data if hashlib.sha256(data).digest() == copy.piece.digest else None
 
 
 def _close(source: BinaryIO) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import cattrs
@@ -13,20 +12,13 @@ from twisted.internet.defer import Deferred
 from opq_twisted.box.download.verify import Content, InThread
 from opq_twisted.common import files
 
-#: Fetched bytes after which the written data should be synced to the disk.
+#: Bytes after which the written data should be synced to the disk.
 SYNC_EVERY = 300_000
 
-#: The maximum number of fetched bytes that are not yet synced.
+#: The maximum number of written bytes that are not yet synced.
 MAX_UNSYNCED = 375_000
 
-#: The same for all written bytes, most of which are copied: to copy them again costs no network.
-SYNC_ALL_EVERY, MAX_ALL_UNSYNCED = 3_000_000, 4_000_000
-
 _MAX_RECORD = 64 * 1024
-
-#: Returns how many bytes at the beginning of a part file certainly belong to the complete file. Its
-#: arguments are a descriptor, a number of bytes that do, and the size of the file.
-CountIntact = Callable[[int, int, int], int]
 
 
 @frozen
@@ -44,8 +36,6 @@ class _Record:
     joined: bool = False
     #: Of the synced bytes, those that were copied from another archive.
     copied: int = 0
-    #: Whether bytes are copied, so that up to `MAX_ALL_UNSYNCED` at the end may not be on the disk.
-    is_copying: bool = False
 
     def may_continue(self, url: str, expected: Content) -> bool:
         if expected.size not in (None, self.content.size):
@@ -71,10 +61,6 @@ class Part:
     after a power cut, all but the last `MAX_UNSYNCED` bytes were synced, and only those are lost.
     The synced length is recorded only when an attempt ends in an orderly way.
 
-    While bytes are copied from another archive, too, `MAX_ALL_UNSYNCED` bytes may be written beyond
-    the last sync, but no more than `MAX_UNSYNCED` of them were fetched. After a power cut the
-    hashes of the pieces tell which of these bytes are on the disk.
-
     All methods raise OSError if the disk is full or fails.
     """
 
@@ -90,11 +76,8 @@ class Part:
         self._record = _Record(self._url, self._expected, None)
         #: Bytes written, and how many of them were copied from another archive.
         self.size = self.copied = 0
-        #: Bytes that this run has written and not copied.
-        self._fetched = 0
-        #: Bytes that a finished sync, and any sync, covers, and how many of them this run fetched.
+        #: Bytes that a finished sync, and any sync, covers.
         self._synced = self._sync_started = 0
-        self._synced_fetched = self._sync_started_fetched = 0
 
     @property
     def folder(self) -> Path:
@@ -123,18 +106,11 @@ class Part:
 
     @property
     def sync_due(self) -> bool:
-        """Whether enough bytes were written since the last call of `sync`."""
-        return (
-            self._fetched - self._sync_started_fetched >= SYNC_EVERY
-            or self.size - self._sync_started >= SYNC_ALL_EVERY
-        )
+        """Whether `SYNC_EVERY` bytes were written since the last call of `sync`."""
+        return self.size - self._sync_started >= SYNC_EVERY
 
-    def resume(self, count_intact: CountIntact = lambda fd, certain, found: certain) -> None:
-        """
-        Open the part file of an earlier run, or remove it if it belongs to another file.
-
-        :param count_intact: finds out which of the last bytes are on the disk, if any were copied.
-        """
+    def resume(self) -> None:
+        """Open the part file of an earlier run, or remove it if it belongs to another file."""
         record = _read_record(self._path)
         if record is None or not record.may_continue(self._url, self._expected):
             self.remove()
@@ -155,12 +131,6 @@ class Part:
             self.remove()
             return
         size = max(record.synced, found - MAX_UNSYNCED)
-        if record.is_copying:
-            certain = max(record.synced, found - MAX_ALL_UNSYNCED)
-            size = count_intact(self._fd, certain, found)
-            if size > certain:
-                # After a kill they may still be in the memory only.
-                files.sync(self._fd, data_only=True)
         os.ftruncate(self._fd, size)
         # A validator is only valid for the URL that it came from.
         self._record = record if record.url == self._url else evolve(record, etag=None)
@@ -174,18 +144,10 @@ class Part:
         self._open(os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._write_record(_Record(self._url, content, etag))
 
-    def join(self, *, is_copying: bool = False) -> None:
-        """
-        Record that bytes of another source follow: only the hashes prove that they fit.
-
-        :param is_copying: whether they are copied from another archive, at least some of them.
-        """
-        is_copying = is_copying or self._record.is_copying
-        self._change_record(evolve(self._record, joined=True, is_copying=is_copying))
-
-    def end_copying(self) -> None:
-        """Record that all bytes from here on are fetched; those before are on the disk."""
-        self._change_record(evolve(self._record, is_copying=False))
+    def join(self) -> None:
+        """Record that bytes of another source follow: only the hashes prove that they fit."""
+        if not self._record.joined:
+            self._write_record(evolve(self._record, joined=True))
 
     def truncate(self, size: int) -> None:
         """Remove the bytes after the first `size`, which do not belong to this file."""
@@ -195,10 +157,6 @@ class Part:
             os.ftruncate(self._fd, size)
             # A new record: the result of a sync that still runs no longer counts.
             self._record = evolve(self._record)
-            # Only fetched bytes are ever found to be wrong.
-            self._fetched = max(self._fetched - (self.size - size), 0)
-            self._synced_fetched = min(self._synced_fetched, self._fetched)
-            self._sync_started_fetched = min(self._sync_started_fetched, self._fetched)
             self.size = size
             self._synced = min(self._synced, size)
             self._sync_started = min(self._sync_started, size)
@@ -207,37 +165,30 @@ class Part:
         """Set the size of the complete file, unknown so far."""
         self._record = evolve(self._record, content=evolve(self.content, size=size))
 
-    def write(self, data: bytes | memoryview, *, is_copied: bool = False) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
         assert self._fd is not None
         view = memoryview(data)
         while view:
-            room = MAX_ALL_UNSYNCED - (self.size - self._synced)
-            if not is_copied:
-                room = min(room, MAX_UNSYNCED - (self._fetched - self._synced_fetched))
+            room = MAX_UNSYNCED - (self.size - self._synced)
             if room <= 0:
                 # The sender was paused, but more data was already on its way.
                 files.sync(self._fd, data_only=True)
-                self._synced, self._synced_fetched = self.size, self._fetched
+                self._synced = self.size
                 continue
             written = os.write(self._fd, view[:room])
             self.size += written
-            if is_copied:
-                self.copied += written
-            else:
-                self._fetched += written
             view = view[written:]
 
     def sync(self) -> Deferred[None]:
         """Sync the written bytes to the disk in a thread; fails with OSError."""
         assert self._fd is not None
-        record, size, fetched = self._record, self.size, self._fetched
-        self._sync_started, self._sync_started_fetched = size, fetched
+        record, size = self._record, self.size
+        self._sync_started = size
 
         def finished(_: object) -> None:
             if self._record is record:
                 self._synced = max(self._synced, size)
-                self._synced_fetched = max(self._synced_fetched, fetched)
 
         # The thread has a descriptor of its own, so this one can be closed at any time.
         return self._in_thread(_sync, os.dup(self._fd)).addCallback(finished)
@@ -268,10 +219,6 @@ class Part:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
-
-    def _change_record(self, record: _Record) -> None:
-        if record != self._record:
-            self._write_record(record)
 
     def _write_record(self, record: _Record) -> None:
         files.write(record_path(self._path), json.dumps(cattrs.unstructure(record)).encode())

@@ -80,16 +80,12 @@ async def fetch(
     part = Part(path, url, expected, in_thread)
     try:
         try:
-            if assembly is None:
-                part.resume()
-                if part.size:
-                    part.end_copying()
-            else:
-                part.resume(assembly.count_intact)
+            part.resume()
+            if assembly is not None:
                 # The first bytes may be copied, before any response could begin the file.
                 if not part.size:
                     part.begin(expected, None)
-                part.join(is_copying=True)
+                part.join()
                 # After a kill the record does not say how much of the file was copied.
                 part.copied = assembly.delta.copied_before(part.size)
             meter = ProgressMeter(clock, report)

@@ -31,6 +31,9 @@ from opq_twisted.box.state.status import Progress
 from opq_twisted.common import wording
 from opq_twisted.common.errors import NoRoom, OpqError, ServerFailed, WrongContent
 
+#: Bytes of a piece that are copied at once: syncs take place between them.
+_COPIED_AT_ONCE = 64 << 10
+
 #: How many pieces before a range it is requested: some 5 MB, which a box copies in the time that a
 #: response takes. If it were requested long before, a proxy might close the connection.
 _REQUESTED_AHEAD = 32
@@ -103,12 +106,17 @@ class Transfer:
             self.part.copied = assembly.delta.copied_before(self.part.size)
             return False
         rest = memoryview(data)[self.part.size - step.start :]
-        self._require_room(len(rest))
-        self.part.write(rest, is_copied=True)
-        if self.part.sync_due:
-            await self.part.sync()
-        self.meter.exclude_copying(self._clock.seconds() - since)
-        self._count(0)
+        while rest:
+            chunk, rest = rest[:_COPIED_AT_ONCE], rest[_COPIED_AT_ONCE:]
+            self._require_room(len(chunk))
+            self.part.write(chunk)
+            self.part.copied += len(chunk)
+            if self.part.sync_due:
+                await self.part.sync()
+            now = self._clock.seconds()
+            self.meter.exclude_copying(now - since)
+            since = now
+            self._count(0)
         return True
 
     async def _request(self, fetch: Fetch | None, complete: bool = False) -> OpqError | None:

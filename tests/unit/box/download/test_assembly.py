@@ -394,27 +394,6 @@ class ResumeTests(AssemblyCase):
         self.fetch()
         self.assert_verified()
 
-    def test_power_cut(self) -> None:
-        """After a power cut, the bytes are used that the hashes of their pieces prove right."""
-        self.fetch()
-        self.site.requests.clear()
-        piece = self.pieces[3]
-        for start, requested in (
-            (piece.end + 1, 0),
-            (piece.end - 1, piece.length),
-            (piece.start, piece.length),
-            (self.pieces[0].end - 1, piece.length + self.pieces[0].length),
-        ):
-            with self.subTest(start=start):
-                self.interrupt(self.size - 1, orderly=False)
-                with self.part.open("r+b") as file:
-                    file.seek(start)
-                    file.write(bytes(self.size - 1 - start))
-                self.fetch()
-                self.assertEqual(self.site.sent if self.site.ranges else 0, requested)
-                self.assert_verified()
-                (self.folder / NAME).unlink()
-
     def test_index_lost(self) -> None:
         """Without the index, the next run downloads what is missing of the whole."""
         size = self.pieces[1].start + 1000

@@ -11,7 +11,6 @@ from twisted.internet.defer import Deferred, execute
 from twisted.trial.unittest import SynchronousTestCase
 
 from opq_twisted.box.download.part_file import (
-    MAX_ALL_UNSYNCED,
     MAX_UNSYNCED,
     SYNC_EVERY,
     Part,
@@ -129,88 +128,6 @@ class PartTests(SynchronousTestCase):
                     self.assertLessEqual(part.size, self.confirmed)
                     self.assertGreaterEqual(part.size, written - 1_000_000)
                     part.remove()
-
-    def copying(self) -> Part:
-        part = self.begun()
-        part.join(is_copying=True)
-        return part
-
-    def test_copied(self) -> None:
-        """Copied bytes are synced rarely, and the fetched ones between them as often as ever."""
-        synced: list[tuple[int, int]] = []
-        part = self.copying()
-        fetched, confirm = 0, os.fdatasync
-
-        def fdatasync(fd: int) -> None:
-            synced.append((os.fstat(fd).st_size - self.confirmed, fetched))
-            confirm(fd)
-
-        self.patch(os, "fdatasync", fdatasync)
-        for number in range(200):
-            is_copied = number % 10 != 0
-            part.write(os.urandom(100_000), is_copied=is_copied)
-            fetched += 0 if is_copied else 100_000
-            if part.sync_due:
-                part.sync()
-        self.assertEqual((part.size, part.copied), (20_000_000, 18_000_000))
-        self.assertTrue(6 <= len(synced) <= 8, synced)
-        before = [0, *(total for _, total in synced)]
-        for (unsynced, total), earlier in zip(synced, before, strict=False):
-            self.assertLessEqual(unsynced, MAX_ALL_UNSYNCED)
-            self.assertLessEqual(total - earlier, MAX_UNSYNCED)
-        # Nobody asks whether a sync is due.
-        for size, is_copied in ((MAX_ALL_UNSYNCED * 2, True), (MAX_UNSYNCED * 2, False)):
-            part.write(bytes(size), is_copied=is_copied)
-            self.assertLessEqual(part.size - self.confirmed, MAX_ALL_UNSYNCED)
-
-    def test_power_cut_while_copying(self) -> None:
-        """Of the last bytes, those are used of which hashes prove that they are on the disk."""
-        asked: list[tuple[int, int]] = []
-
-        def count(fd: int, certain: int, found: int) -> int:
-            asked.append((certain, found))
-            return confirmed
-
-        for written in (1, 375_001, 3_999_999, 6_000_000):
-            with self.subTest(written=written):
-                self.confirmed = 0
-                part = self.copying()
-                part.write(os.urandom(written), is_copied=True)
-                if part.sync_due:
-                    part.sync()
-                part.write(os.urandom(100), is_copied=True)
-                whole, confirmed = self.path.read_bytes(), self.confirmed
-                self.cut_power(len(whole))
-                part._close_fd()
-                part = self.part()
-                part.resume(count)
-                self.assertEqual(asked.pop(), (max(0, len(whole) - MAX_ALL_UNSYNCED), len(whole)))
-                self.assertEqual(self.path.read_bytes(), whole[:confirmed])
-                self.assertEqual(part.size, confirmed)
-                part.remove()
-
-    def test_killed_while_copying(self) -> None:
-        """What a killed run left in the memory is on the disk before it is relied on."""
-        part = self.copying()
-        part.write(os.urandom(1_000_000), is_copied=True)
-        part._close_fd()
-        self.assertEqual(self.confirmed, 0)
-        part = self.part()
-        part.resume(lambda fd, certain, found: 900_000)
-        self.assertEqual((part.size, self.confirmed), (900_000, 1_000_000))
-
-    def test_nothing_to_hash(self) -> None:
-        """Without the index, none of the bytes is used that may not be on the disk."""
-        part = self.copying()
-        part.write(os.urandom(6_000_000), is_copied=True)
-        part._close_fd()
-        part = self.resumed()
-        self.assertEqual(part.size, 6_000_000 - MAX_ALL_UNSYNCED)
-        # From here on, all bytes are fetched.
-        part.end_copying()
-        self.fill(part, 3_000_000)
-        part._close_fd()
-        self.assertEqual(self.resumed().size, 3_000_000 - MAX_UNSYNCED)
 
     def test_second_power_cut(self) -> None:
         """The same holds for the bytes that a continued download adds."""
