@@ -7,7 +7,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import TextIO
 
@@ -58,8 +58,7 @@ def say_line(text: str) -> bool:
     try:
         print(_escaped(text, sys.stdout), flush=True)
     except OSError as error:
-        # Discard the rest, so that Python does not try to write it when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_rest(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             name = os.path.basename(sys.argv[0])
             warn(f"{name}: The output cannot be written: {error.strerror}.")
@@ -76,8 +75,15 @@ def warn(text: str) -> None:
     """Print a text on standard error, if that is open; it is wrapped as by `say`."""
     if sys.stderr is not None:
         shown = _wrapped(text, terminal.columns(sys.stderr))
-        with suppress(OSError):
+        try:
             print(_escaped(shown, sys.stderr), file=sys.stderr, flush=True)
+        except OSError:
+            _discard_rest(sys.stderr)
+
+
+def _discard_rest(stream: TextIO) -> None:
+    """Let Python not try again to write the buffered rest when it exits: it would exit with 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _wrapped(text: str, width: int | None, indent: int = 0) -> str:
