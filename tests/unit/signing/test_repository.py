@@ -432,7 +432,7 @@ class RestoredTests(HoldersCase):
     def test_unreadable(self) -> None:
         """A file that cannot be read does not count as missing."""
         (self.keys / "last-snapshot").write_bytes(b"three")
-        self.assert_refused(self.signer.resign, "last-snapshot", "write the number of the last")
+        self.assert_refused(self.signer.resign, "last-snapshot", "write into it the number")
 
 
 class ExpiryTests(HoldersCase):
