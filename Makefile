@@ -8,8 +8,8 @@ READY := .venv/.ready
 DEVELOPING := .venv/.ready-dev
 DOCUMENTING := .venv/.ready-docs
 OPERATING := .venv/.ready-fleet
-# One more than there are processors, for tests wait too.
-PROCESSES ?= $(shell expr $$(nproc) + 1)
+# Two more than there are processors, for tests wait too.
+PROCESSES ?= $(shell expr $$(nproc) + 2)
 ROOT_UNIT := tests.unit.deploy tests.unit.archive.extract.test_unpack \
 	tests.unit.cli.box.test_listener_owner tests.unit.test_build_update
 
@@ -41,7 +41,7 @@ $(DEVELOPING) $(DOCUMENTING) $(OPERATING): .venv/.ready-%: requirements-%.txt $(
 demo: $(READY) $(if $(FLEET),$(OPERATING)) ## Let a box in a folder install an update; with FLEET=1 25 small boxes
 	@.venv/bin/python -m demo $(if $(FLEET),--fleet) $(if $(CLICK),--click)
 
-$(if $(filter test,$(MAKECMDGOALS)),$(info The tests and the checks take about 8 minutes on two free processors.))
+$(if $(filter test,$(MAKECMDGOALS)),$(info The tests and the checks take about 6 minutes on two free processors.))
 test: unit functional lint ## Run the tests that a change has to pass, and the checks
 
 unit: $(DEVELOPING) ## Run the unit tests, several at a time

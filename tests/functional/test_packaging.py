@@ -1,4 +1,8 @@
-"""Both daemons work after each kind of installation in an empty venv."""
+"""
+Both daemons work after each kind of installation in an empty venv.
+
+An editable installation is not tried here, because all tests run in one.
+"""
 
 import subprocess
 import sys
@@ -66,14 +70,6 @@ def install(programs: Path, tmp_path: Path) -> Iterator[Callable[..., None]]:
     yield begin
     run(programs / "pip", "uninstall", "--quiet", "--yes", "opq_twisted", folder=tmp_path)
     assert "opq-update-server" not in run(programs / "twistd", "--help", folder=tmp_path)
-
-
-def test_editable(
-    checkout: Path, install: Callable[..., None], programs: Path, tmp_path: Path
-) -> None:
-    """`pip install -e .` does not hide the plugins."""
-    install("--editable", checkout)
-    _both_daemons_are_there(programs, tmp_path)
 
 
 def test_wheel_from_sdist(
