@@ -4,6 +4,7 @@ Both daemons work after each kind of installation in an empty venv.
 An editable installation is not tried here, because all tests run in one.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from tests.functional.box import Spawn
 from tests.functional.processes import ROOT, TIMEOUT, copy_sources, skip
 from tests.helpers.torture import TORTURE
 
-#: The options of `pip` for a file with hashes.
-LOCKED = ("--require-hashes", "--no-deps")
+#: The options of `pip` for a file with hashes; most of what it would compile is never imported.
+LOCKED = ("--no-compile", "--require-hashes", "--no-deps")
 
 #: Makes a source distribution in a folder.
 MAKE_SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
@@ -37,6 +38,8 @@ def run(*argv: object, folder: Path) -> str:
     done = subprocess.run(
         [str(item) for item in argv],
         cwd=folder,
+        # Otherwise each start would compile what it imports.
+        env={name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"},
         capture_output=True,
         text=True,
         timeout=5 * TIMEOUT,
