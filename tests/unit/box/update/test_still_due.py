@@ -1,4 +1,4 @@
-"""The look at the signed metadata right before a box installs a release by itself."""
+"""The check of the signed metadata right before a box installs a release by itself."""
 
 from attrs import evolve
 
@@ -18,7 +18,7 @@ from tests.helpers.updater_case import UpdaterCase
 OFFER = Offer(NEW, 10, {"sha256": "ab" * 32}, signed=True)
 
 
-class LastLookTests(UpdaterCase):
+class StillDueTests(UpdaterCase):
     """A signed release, unpacked by a box that updates automatically."""
 
     def setUp(self) -> None:
